@@ -1,0 +1,124 @@
+"""Validation: refuse bad input before any work, naming the argument, what was found and what was expected."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from corollary.core.errors import InputError
+from corollary.core.precision import as_float
+
+Check = Callable[[str, Any], Any]
+
+
+def number(low: float = -np.inf, high: float = np.inf, *, open_low: bool = False, none: bool = False) -> Check:
+    """A check for a real scalar in [low, high] (``open_low``: above low), or None where `none` allows it."""
+
+    def check(name: str, value: Any) -> Any:
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+        inside = real and low <= value <= high and not (open_low and value == low)
+        if not (inside or (none and value is None)):
+            left = "(" if open_low or low == -np.inf else "["
+            right = ")" if high == np.inf else "]"
+            also = " or None" if none else ""
+            raise InputError(f"{name}: found {value!r}, expected a number in {left}{low:g}, {high:g}{right}{also}")
+        return value
+
+    return check
+
+
+def integer(low: int = 1, *, none: bool = False) -> Check:
+    """A check for an integer of at least `low`, or None where `none` allows it."""
+
+    def check(name: str, value: Any) -> Any:
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
+        if not ((whole and value >= low) or (none and value is None)):
+            raise InputError(f"{name}: found {value!r}, expected an integer >= {low}{' or None' if none else ''}")
+        return value
+
+    return check
+
+
+def one_of(*options: Any) -> Check:
+    """A check for one of a few values."""
+
+    def check(name: str, value: Any) -> Any:
+        if not any(value is o or (type(value) is type(o) and value == o) for o in options):
+            raise InputError(f"{name}: found {value!r}, expected one of {', '.join(map(repr, options))}")
+        return value
+
+    return check
+
+
+def flag(name: str, value: Any) -> bool:
+    """A check for True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name}: found {value!r}, expected True or False")
+    return bool(value)
+
+
+def either(*checks: Check) -> Check:
+    """A check that passes where one of several does."""
+
+    def check(name: str, value: Any) -> Any:
+        found = []
+        for one in checks:
+            try:
+                return one(name, value)
+            except InputError as error:
+                found.append(str(error).split("expected ")[1])
+        raise InputError(f"{name}: found {value!r}, expected {' or '.join(found)}")
+
+    return check
+
+
+def matrix(name: str, value: Any, *, empty: bool = False) -> Array:
+    """A finite real floating matrix (rows, columns); tracers are checked for shape only."""
+    return _array(name, value, (2,), empty)
+
+
+def vector(name: str, value: Any, *, empty: bool = False) -> Array:
+    """A finite real floating vector."""
+    return _array(name, value, (1,), empty)
+
+
+def vector_or_matrix(name: str, value: Any, *, empty: bool = False) -> Array:
+    """A finite real floating vector or matrix: one right-hand side or several."""
+    return _array(name, value, (1, 2), empty)
+
+
+def same_length(name_a: str, a: Any, name_b: str, b: Any) -> None:
+    """Refuse two arrays whose first axes differ."""
+    if a.shape[0] != b.shape[0]:
+        raise InputError(f"{name_b}: found {b.shape[0]} rows, expected {a.shape[0]} as in {name_a}")
+
+
+def _array(name: str, value: Any, ranks: tuple[int, ...], empty: bool) -> Array:
+    if not isinstance(value, jax.Array):
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise InputError(f"{name}: found a ragged sequence, expected an array of numbers") from error
+        if value.dtype.kind not in "buif":
+            raise InputError(f"{name}: found dtype {value.dtype}, expected real numbers")
+    if np.issubdtype(value.dtype, np.complexfloating):
+        raise InputError(f"{name}: found dtype {value.dtype}, expected real numbers")
+    if value.ndim not in ranks:
+        expected = " or ".join({1: "a vector", 2: "a matrix"}[r] for r in ranks)
+        raise InputError(f"{name}: found an array of shape {value.shape}, expected {expected}")
+    if not empty and 0 in value.shape:
+        raise InputError(f"{name}: found an empty array of shape {value.shape}, expected at least one entry")
+    if not isinstance(value, jax.core.Tracer) and value.dtype.kind == "f" and not _finite(np.asarray(value)):
+        raise InputError(f"{name}: found NaN or infinity, expected finite numbers")
+    return as_float(value)
+
+
+def _finite(value: np.ndarray) -> bool:
+    # One pass without a temporary: the sum is finite unless an entry is not (or it overflowed: then look closely).
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(value.sum())) or bool(np.isfinite(value).all())

@@ -1,0 +1,32 @@
+"""Every test runs against jaxtyping + beartype, strict dtype promotion, and warnings as errors; the compile cache is on."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("corollary", "beartype.beartype")
+
+import jax
+import pytest
+
+from corollary.core import compile_cache
+
+compile_cache.enable(os.environ.get("COROLLARY_CACHE", ".cache/xla"))
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """Both precisions; float64 with JAX's switch on for the duration of the test."""
+    with jax.enable_x64(request.param == "float64"):
+        yield jax.numpy.dtype(request.param)
+
+
+@pytest.fixture
+def x64():
+    """A test that computes in float64."""
+    with jax.enable_x64(True):
+        yield
