@@ -40,7 +40,7 @@ RESULTS = pathlib.Path(__file__).with_name("RESULTS.md")
 
 @dataclasses.dataclass
 class Entry:
-    """One piece of work: its runners (ours is called ``corollary``), how the quality of a result is measured, the bar."""
+    """One piece of work: its runners (ours is called ``corollary``), how quality is measured, the bar."""
 
     name: str
     runs: dict[str, Callable[[], Any]]
@@ -108,9 +108,10 @@ def table(entry: Entry, rows: list[Row]) -> str:
     if entry.bar is not None and peers:
         best = min(peers, key=lambda r: r.median)
         reached = best.median / ours.median
+        verdict = "met" if reached >= entry.bar else "NOT met"
         lines += [
             "",
-            f"Bar: {entry.bar:g} times; reached {reached:.2f} against {best.who}: {'met' if reached >= entry.bar else 'NOT met'}.",
+            f"Bar: {entry.bar:g} times; reached {reached:.2f} against {best.who}: {verdict}.",
         ]
     if entry.note:
         lines += ["", entry.note]

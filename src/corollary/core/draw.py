@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 INK, ACCENT, BOUND, MUTED = "#1f2933", "#0b7285", "#c2410c", "#9aa5b1"
 
 
-def axes(ax: Any = None, title: str = "", xlabel: str = "", ylabel: str = "", size: tuple[float, float] = (6.0, 3.6)) -> Axes:
+def axes(
+    ax: Any = None, title: str = "", xlabel: str = "", ylabel: str = "", size: tuple[float, float] = (6.0, 3.6)
+) -> Axes:
     """The given axes or new ones, labelled and stripped of needless ink."""
     if ax is None:
         from matplotlib.figure import Figure

@@ -62,13 +62,21 @@ class Estimator(BaseEstimator):
         self._warn()
 
     def _training_data(
-        self, X: Any, y: Any = None, sample_weight: Any = None, *, sparse: bool = False, multi_output: bool = False, **checks: Any
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        sparse: bool = False,
+        multi_output: bool = False,
+        **checks: Any,
     ) -> Any:
         """Validated (X, y, sample_weight) in the precision that came in; X alone where the model takes no y."""
         checks = {"accept_sparse": "csr" if sparse else False, "dtype": [np.float64, np.float32], **checks}
         if y is None and not self.__sklearn_tags__().target_tags.required:
             return validate_data(self, X, **checks)
-        X, y = validate_data(self, X, y, multi_output=multi_output, y_numeric=_is_regressor(self), **checks)
+        target: Any = y  # None too: scikit-learn then says that y is required
+        X, y = validate_data(self, X, target, multi_output=multi_output, y_numeric=_is_regressor(self), **checks)
         if _is_regressor(self):
             y = np.asarray(y, dtype=X.dtype)
         if sample_weight is not None:
@@ -84,9 +92,8 @@ class Estimator(BaseEstimator):
     def _keep(self, solution: Solution | None = None, **attributes: Any) -> None:
         """Store learnt attributes as NumPy arrays, with the solution's certificates, status and history."""
         if solution is not None:
-            solution = precision.to_numpy(solution)
-            self.certificates_ = dict(solution.certificates)
-            self.solution_ = solution
+            self.solution_: Solution = precision.to_numpy(solution)
+            self.certificates_ = dict(self.solution_.certificates)
         for name, value in precision.to_numpy(attributes).items():
             setattr(self, name, value)
 

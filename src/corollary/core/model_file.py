@@ -101,7 +101,9 @@ def load_with_extra(folder: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]
             f"{folder / 'model.json'}: schema {head.get('schema')!r}, but this version reads up to {SCHEMA}; upgrade corollary"
         )
     if hashlib.sha256(blob).hexdigest() != head.get("sha256"):
-        raise ModelFileError(f"{folder / 'model.safetensors'}: truncated or not the file that model.json was written with")
+        raise ModelFileError(
+            f"{folder / 'model.safetensors'}: truncated or not the file that model.json was written with"
+        )
     try:
         tensors = safetensors.numpy.load(blob)
         extra = {key: _decode(value, tensors) for key, value in head["extra"].items()}
@@ -158,7 +160,9 @@ def _encode(value: Any, where: str, tensors: dict[str, np.ndarray]) -> Any:
             return {"dtype": value.name}
     path = _public_path(type(value))
     if path is None:
-        raise ModelFileError(f"{where}: a {type(value).__module__}.{type(value).__qualname__} cannot be saved as plain data")
+        raise ModelFileError(
+            f"{where}: a {type(value).__module__}.{type(value).__qualname__} cannot be saved as plain data"
+        )
     params = value.get_params(deep=False) if hasattr(value, "get_params") else {}
     state = {k: v for k, v in vars(value).items() if k not in params}
     return {
@@ -224,4 +228,6 @@ def _allowed_class(path: Any) -> type:
         cls = getattr(importlib.import_module(module), name, None)
         if isinstance(cls, type) and issubclass(cls, Estimator):
             return cls
-    raise ModelFileError(f"found class {path!r}, expected an estimator of this library or an allowed preprocessing class")
+    raise ModelFileError(
+        f"found class {path!r}, expected an estimator of this library or an allowed preprocessing class"
+    )

@@ -243,7 +243,7 @@ def frobenius_squared(a: lx.AbstractLinearOperator) -> Float[Array, ""] | None:
             return None
 
 
-def _to_csr(matrix: Any) -> scipy.sparse.csr_array:
+def _to_csr(matrix: Any) -> Any:
     if isinstance(matrix, jsparse.BCOO):
         matrix = jsparse.BCSR.from_bcoo(matrix.sum_duplicates())
     if isinstance(matrix, jsparse.BCSR):
@@ -258,7 +258,7 @@ def _to_csr(matrix: Any) -> scipy.sparse.csr_array:
     return csr
 
 
-def _to_bcsr(csr: scipy.sparse.csr_array) -> jsparse.BCSR:
+def _to_bcsr(csr: Any) -> jsparse.BCSR:
     parts = (jnp.asarray(csr.data), jnp.asarray(csr.indices.astype(np.int32)), jnp.asarray(csr.indptr.astype(np.int32)))
     return jsparse.BCSR(parts, shape=csr.shape, indices_sorted=True, unique_indices=True)
 

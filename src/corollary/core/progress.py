@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -43,7 +43,7 @@ def show(step: int, **values: float) -> None:
     _update(step, values)
 
 
-def _update(step: Array | int, values: dict[str, Array | float]) -> None:
+def _update(step: Array | int, values: Mapping[str, Array | float]) -> None:
     if _Bars.current is not None:
         _Bars.current.n = int(step)
         _Bars.current.set_postfix({k: f"{float(v):.2e}" for k, v in values.items()}, refresh=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from corollary.core.errors import InputError
@@ -21,7 +22,7 @@ def number(low: float = -np.inf, high: float = np.inf, *, open_low: bool = False
 
     def check(name: str, value: Any) -> Any:
         real = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
-        inside = real and low <= value <= high and not (open_low and value == low)
+        inside = real and low <= float(value) <= high and not (open_low and float(value) == low)
         if not (inside or (none and value is None)):
             left = "(" if open_low or low == -np.inf else "["
             right = ")" if high == np.inf else "]"
@@ -37,7 +38,7 @@ def integer(low: int = 1, *, none: bool = False) -> Check:
 
     def check(name: str, value: Any) -> Any:
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
-        if not ((whole and value >= low) or (none and value is None)):
+        if not ((whole and int(value) >= low) or (none and value is None)):
             raise InputError(f"{name}: found {value!r}, expected an integer >= {low}{' or None' if none else ''}")
         return value
 
@@ -113,7 +114,7 @@ def _array(name: str, value: Any, ranks: tuple[int, ...], empty: bool) -> Array:
         raise InputError(f"{name}: found an array of shape {value.shape}, expected {expected}")
     if not empty and 0 in value.shape:
         raise InputError(f"{name}: found an empty array of shape {value.shape}, expected at least one entry")
-    if not isinstance(value, jax.core.Tracer) and value.dtype.kind == "f" and not _finite(np.asarray(value)):
+    if not isinstance(value, Tracer) and value.dtype.kind == "f" and not _finite(np.asarray(value)):
         raise InputError(f"{name}: found NaN or infinity, expected finite numbers")
     return as_float(value)
 
