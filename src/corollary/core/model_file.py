@@ -98,7 +98,7 @@ def load_with_extra(folder: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]
         raise ModelFileError(f"{folder / 'model.json'}: not a {FORMAT} file")
     if not isinstance(head.get("schema"), int) or head["schema"] > SCHEMA:
         raise ModelFileError(
-            f"{folder / 'model.json'}: schema {head.get('schema')!r}, but this version reads up to {SCHEMA}; upgrade corollary"
+            f"{folder / 'model.json'}: found schema {head.get('schema')!r}, expected at most {SCHEMA}; upgrade corollary"
         )
     if hashlib.sha256(blob).hexdigest() != head.get("sha256"):
         raise ModelFileError(

@@ -1,8 +1,8 @@
 """Linear operators: everything that only needs products with A takes one.
 
 `as_operator` turns a matrix, a `scipy.sparse` matrix, a JAX sparse matrix or a `lineax` operator into a
-`lineax.AbstractLinearOperator`; `Function` makes one from a pair of products. `matmat` and `rmatmat` multiply a block of
-vectors at once: one GEMM for a dense matrix, one BCSR product for a sparse one. Cost: that of the product.
+`lineax.AbstractLinearOperator`; `Function` makes one from a pair of products. `matmat` and `rmatmat` multiply a block
+of vectors at once: one GEMM for a dense matrix, one BCSR product for a sparse one. Cost: that of the product.
 """
 
 from __future__ import annotations

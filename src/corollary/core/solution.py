@@ -16,7 +16,7 @@ Code = Int[Array | np.ndarray, "..."] | np.integer | int
 
 
 class Status:
-    """How a solver ended. Codes are integers, so that they can be carried through compiled loops; texts tell the remedy."""
+    """How a solver ended. Codes are integers, carried through compiled loops; texts tell the remedy."""
 
     CONVERGED = 0
     MAX_STEPS = 1
@@ -26,8 +26,8 @@ class Status:
 
     TEXT = (
         "converged: the stopping certificate is within the tolerance",
-        "stopped at the step limit: raise max_steps (max_iter for an estimator), loosen tol, or standardise the columns",
-        "met a NaN or an infinity: the step is too long or the scales are extreme; rescale the data or shorten the step",
+        "stopped at the step limit: raise max_steps (max_iter of an estimator), loosen tol, or standardise X",
+        "met a NaN or an infinity: a step too long or extreme scales; rescale the data or shorten the step",
         "no further progress at this precision: pass float64 data, or loosen tol",
         "no finite optimum: the objective falls without end (separable classes?); add a penalty",
     )
