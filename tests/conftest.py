@@ -7,7 +7,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 from jaxtyping import install_import_hook
 
-install_import_hook("corollary", "beartype.beartype")
+install_import_hook("corollary", "tests.typecheck.checked")
 
 import jax
 import pytest
