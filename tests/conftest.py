@@ -1,4 +1,4 @@
-"""Every test runs against jaxtyping + beartype, strict dtype promotion, and warnings as errors; the compile cache is on."""
+"""Every test runs against jaxtyping + beartype and strict dtype promotion; the compile cache is on."""
 
 import os
 
@@ -6,6 +6,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 from jaxtyping import install_import_hook
+
+import tests.typecheck  # noqa: F401  (loaded before the hook names it)
 
 install_import_hook("corollary", "tests.typecheck.checked")
 
