@@ -21,7 +21,7 @@ def test_other_numbers_are_refused_by_name(bad):
 
 
 def test_an_open_end_and_none():
-    with pytest.raises(InputError, match=r"\(0, inf\) or None"):
+    with pytest.raises(InputError, match=r"\(0, inf\] or None"):
         v.number(0, open_low=True, none=True)("tol", 0)
     assert v.number(0, none=True)("tol", None) is None
 

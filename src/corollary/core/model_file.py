@@ -96,13 +96,14 @@ def load_with_extra(folder: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]
         raise ModelFileError(f"{folder / 'model.json'}: truncated or not JSON ({error})") from error
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise ModelFileError(f"{folder / 'model.json'}: not a {FORMAT} file")
-    if not isinstance(head.get("schema"), int) or head["schema"] > SCHEMA:
+    schema = head.get("schema")
+    if type(schema) is not int or not 1 <= schema <= SCHEMA:
         raise ModelFileError(
-            f"{folder / 'model.json'}: found schema {head.get('schema')!r}, expected at most {SCHEMA}; upgrade corollary"
+            f"{folder / 'model.json'}: found schema {schema!r}, at most {SCHEMA} is known; upgrade corollary"
         )
     if hashlib.sha256(blob).hexdigest() != head.get("sha256"):
         raise ModelFileError(
-            f"{folder / 'model.safetensors'}: truncated or not the file that model.json was written with"
+            f"{folder / 'model.safetensors'}: truncated or not the one that model.json was written with"
         )
     try:
         tensors = safetensors.numpy.load(blob)

@@ -57,7 +57,7 @@ def as_float(x: Any) -> Array:
 
 def eps(x: Any) -> float:
     """Machine epsilon of an array's precision (or of a dtype)."""
-    return float(jnp.finfo(getattr(x, "dtype", x)).eps)
+    return float(jnp.finfo(x if isinstance(x, type | str) else getattr(x, "dtype", x)).eps)
 
 
 def common_float(*arrays: Any) -> tuple[Array, ...]:

@@ -24,8 +24,7 @@ def number(low: float = -np.inf, high: float = np.inf, *, open_low: bool = False
         real = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
         inside = real and low <= float(value) <= high and not (open_low and float(value) == low)
         if not (inside or (none and value is None)):
-            left = "(" if open_low or low == -np.inf else "["
-            right = ")" if high == np.inf else "]"
+            left, right = "(" if open_low else "[", "]"
             also = " or None" if none else ""
             raise InputError(f"{name}: found {value!r}, expected a number in {left}{low:g}, {high:g}{right}{also}")
         return value
