@@ -77,19 +77,22 @@ def either(*checks: Check) -> Check:
     return check
 
 
-def matrix(name: str, value: Any, *, empty: bool = False) -> Array:
-    """A finite real floating matrix (rows, columns); tracers are checked for shape only."""
-    return _array(name, value, (2,), empty)
+def matrix(name: str, value: Any, *, empty: bool = False, host: bool = False) -> Any:
+    """A finite real floating matrix (rows, columns); tracers are checked for shape only.
+
+    With ``host=True`` NumPy data stay NumPy (no copy into JAX), as methods that work on the host's BLAS want them.
+    """
+    return _array(name, value, (2,), empty, host)
 
 
-def vector(name: str, value: Any, *, empty: bool = False) -> Array:
+def vector(name: str, value: Any, *, empty: bool = False, host: bool = False) -> Any:
     """A finite real floating vector."""
-    return _array(name, value, (1,), empty)
+    return _array(name, value, (1,), empty, host)
 
 
-def vector_or_matrix(name: str, value: Any, *, empty: bool = False) -> Array:
+def vector_or_matrix(name: str, value: Any, *, empty: bool = False, host: bool = False) -> Any:
     """A finite real floating vector or matrix: one right-hand side or several."""
-    return _array(name, value, (1, 2), empty)
+    return _array(name, value, (1, 2), empty, host)
 
 
 def same_length(name_a: str, a: Any, name_b: str, b: Any) -> None:
@@ -98,7 +101,7 @@ def same_length(name_a: str, a: Any, name_b: str, b: Any) -> None:
         raise InputError(f"{name_b}: found {b.shape[0]} rows, expected {a.shape[0]} as in {name_a}")
 
 
-def _array(name: str, value: Any, ranks: tuple[int, ...], empty: bool) -> Array:
+def _array(name: str, value: Any, ranks: tuple[int, ...], empty: bool, host: bool = False) -> Any:
     if not isinstance(value, jax.Array):
         try:
             value = np.asarray(value)
@@ -115,6 +118,8 @@ def _array(name: str, value: Any, ranks: tuple[int, ...], empty: bool) -> Array:
         raise InputError(f"{name}: found an empty array of shape {value.shape}, expected at least one entry")
     if not isinstance(value, Tracer) and value.dtype.kind == "f" and not _finite(np.asarray(value)):
         raise InputError(f"{name}: found NaN or infinity, expected finite numbers")
+    if host and isinstance(value, np.ndarray):
+        return value if value.dtype in (np.float32, np.float64) else value.astype(np.float64)
     return as_float(value)
 
 
