@@ -72,23 +72,21 @@ def gram(A: Any, B: Any = None, *, weights: Any = None, accumulate: str | None =
     if weights is not None:
         weights = _checked_weights(A, weights)
     given = [a for a in (A, B, weights) if a is not None]
-    if any(isinstance(a, jax.core.Tracer) for a in given):
-        return _traced(A, B, weights, accumulate)
     in_jax = any(isinstance(a, jax.Array) for a in given)
-    if in_jax and not all(_on_host(a) for a in given):
-        return _traced(A, B, weights, accumulate)
     if in_jax and accumulate and not jax.config.read("jax_enable_x64"):
-        raise InputError(
-            "accumulate: found 'float64' with JAX's 64-bit types off, expected jax_enable_x64 or NumPy data"
-        )
-    result = _host(*(None if a is None else np.asarray(a) for a in (A, B, weights)), accumulate)
+        raise InputError("accumulate: found 'float64' with JAX's 64-bit types off, expected them on, or NumPy data")
+    if not all(_on_host(a) for a in given):
+        return _traced(A, B, weights, accumulate)
+    B, weights = (None if a is None else np.asarray(a) for a in (B, weights))
+    result = _host(np.asarray(A), B, weights, accumulate=accumulate)
     return jax.tree.map(jnp.asarray, result) if in_jax else result
 
 
-def _host(A: np.ndarray, B: np.ndarray | None, weights: np.ndarray | None, accumulate: str | None) -> Any:
+def _host(A: np.ndarray, B: np.ndarray | None, weights: np.ndarray | None, *, accumulate: str | None) -> Any:
     if weights is None and accumulate is None:
         # NumPy recognises X.T @ X and calls syrk; in C and in Fortran order alike.
         return A.T @ A if B is None else (A.T @ A, A.T @ B)
+    pick = lambda a, rows: None if a is None else a[rows]  # noqa: E731
     pick = lambda a, rows: None if a is None else a[rows]  # noqa: E731
     parts = (_block(A[rows], pick(B, rows), pick(weights, rows)) for rows in _rows(A))
     total: Any = None
