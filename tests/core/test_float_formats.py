@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from corollary.core import FORMATS, round_to, stochastic_round
+from corollary.core import FORMATS, InputError, round_to, stochastic_round
 
 HARDWARE = {
     "fp64": np.float64,
@@ -70,6 +70,8 @@ def test_tf32_keeps_ten_bits(x64):
 def test_a_wider_format_changes_nothing():
     x = np.array([0.1], np.float32)
     assert round_to(x, "fp32").tobytes() == x.tobytes()
+    with pytest.raises(InputError, match="name: found 'fp12', expected one of fp64"):
+        round_to(x, "fp12")
 
 
 @pytest.mark.covers("stochastic-rounding")

@@ -126,7 +126,7 @@ def smoothness(f: Callable[[Any], Any], x0: Any, *, start: float = 0.125) -> Smo
 
     def mixed(side: float) -> Callable[[float], Array]:
         def differences(h: float) -> Array:
-            inner = h * 2.0**-9  # much shorter than the outer step: the inner limit is taken first
+            inner = h * 2.0**-11  # much shorter than the outer step: the inner limit is taken first
 
             def slope(i: Array, point: Array) -> Array:
                 return (at(point + inner * i) - at(point - inner * i)) / (2 * inner)

@@ -10,7 +10,7 @@ Source: Nocedal & Wright, Numerical Optimization (2006), §8.1; Squire & Trapp (
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,8 +21,6 @@ from jaxtyping import Array, Float, Int, PyTree
 from corollary.core import validation
 from corollary.core.errors import InputError
 from corollary.core.precision import as_float, follows_input
-
-Scheme = Literal["forward", "central", "complex"]
 
 
 class Differences(eqx.Module):
@@ -69,7 +67,7 @@ class GradientCheck(eqx.Module):
 
 @follows_input
 def finite_difference(
-    f: Callable[..., Any], x: PyTree, *, scheme: Scheme = "central", step: float | None = None
+    f: Callable[..., Any], x: PyTree, *, scheme: str = "central", step: float | None = None
 ) -> Differences:
     """Gradient of a scalar function by differences along each coordinate.
 
@@ -121,7 +119,7 @@ def finite_difference(
 
 @follows_input
 def check_gradient(
-    f: Callable[..., Any], x: PyTree, gradient: PyTree | None = None, *, scheme: Scheme = "central"
+    f: Callable[..., Any], x: PyTree, gradient: PyTree | None = None, *, scheme: str = "central"
 ) -> GradientCheck:
     """Compare a gradient (``jax.grad`` where none is given) with finite differences.
 

@@ -9,7 +9,7 @@ Source: IEEE 754-2019; OCP 8-bit floating point specification (E4M3, E5M2); Croc
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,6 @@ from jaxtyping import Array, Float, Key
 
 from corollary.core.errors import InputError
 from corollary.core.precision import as_float, follows_input
-
-Name = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "e4m3", "e5m2"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +85,7 @@ FORMATS: dict[str, FloatFormat] = {
 
 
 @follows_input
-def round_to(x: Any, name: Name) -> Float[Array, "..."]:
+def round_to(x: Any, name: str) -> Float[Array, "..."]:
     """Round to the nearest number of a format, ties to even, subnormals included.
 
     Parameters
@@ -118,7 +116,7 @@ def round_to(x: Any, name: Name) -> Float[Array, "..."]:
 
 
 @follows_input
-def stochastic_round(x: Any, name: Name, key: Key[Array, ""]) -> Float[Array, "..."]:
+def stochastic_round(x: Any, name: str, key: Key[Array, ""]) -> Float[Array, "..."]:
     """Round up or down at random with probability proportional to proximity, so that E[round(x)] = x.
 
     Use it where many small updates meet a large value (training in bf16): rounding to nearest loses them all. The

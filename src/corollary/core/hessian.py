@@ -9,7 +9,7 @@ Source: Pearlmutter, Fast exact multiplication by the Hessian (1994).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,9 @@ from jaxtyping import PyTree
 from corollary.core import validation
 from corollary.core.precision import as_float
 
-Mode = Literal["forward-over-reverse", "reverse-over-reverse", "finite-difference"]
-
 
 def hessian_operator(
-    f: Callable[..., Any], params: PyTree, *args: Any, mode: Mode = "forward-over-reverse"
+    f: Callable[..., Any], params: PyTree, *args: Any, mode: str = "forward-over-reverse"
 ) -> lx.FunctionLinearOperator:
     """The Hessian of a scalar function at `params`, as a `lineax` operator tagged symmetric.
 
