@@ -1,0 +1,85 @@
+"""What a penalty is: the second term of a composite objective, known by its value and its proximal operator.
+
+A leaf implements the underscored methods on floating JAX arrays; the public ones take any array or pytree of arrays.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, PyTree
+
+from corollary.core import precision
+from corollary.core.errors import InputError
+from corollary.optim._tree import floats, like
+
+Scalar = Float[Array, ""]
+
+
+class Penalty(eqx.Module):
+    """A term h with a proximal operator; every penalty of this module is one.
+
+    A penalty need not be smooth. Its settings are traced: another `alpha` compiles nothing new.
+    """
+
+    is_convex: ClassVar[bool] = True
+
+    @precision.follows_input
+    def value(self, x: Any) -> Any:
+        """h(x); +inf outside the domain of an indicator."""
+        return self._value(floats(x))
+
+    @precision.follows_input
+    def prox(self, v: Any, step: Any = 1.0) -> Any:
+        """The proximal point argmin_x h(x) + ‖x − v‖²/(2·step), of the same shape as `v`."""
+        v = floats(v)
+        return self._prox(v, like(step, v))
+
+    @precision.follows_input
+    def conjugate(self, u: Any) -> Any:
+        """h*(u) = sup_x ⟨u, x⟩ − h(x), or None where no closed form is at hand."""
+        return self._conjugate(floats(u))
+
+    @precision.follows_input
+    def dual_scaling(self, u: Any) -> Any:
+        """A factor s ≤ 1 that brings s·u into the domain of h*; None where scaling cannot."""
+        return self._dual_scaling(floats(u))
+
+    @precision.follows_input
+    def subdifferential_distance(self, x: Any, gradient: Any) -> Any:
+        """dist(−gradient, ∂h(x)): how far x is from minimising f + h where ∇f(x) = gradient; None where not known."""
+        return self._distance(floats(x), floats(gradient))
+
+    @abstractmethod
+    def _value(self, x: PyTree) -> Scalar: ...
+
+    @abstractmethod
+    def _prox(self, v: PyTree, step: Scalar) -> PyTree: ...
+
+    def _conjugate(self, u: PyTree) -> Scalar | None:
+        return None
+
+    def _dual_scaling(self, u: PyTree) -> Scalar | None:
+        return None
+
+    def _distance(self, x: PyTree, gradient: PyTree) -> Scalar | None:
+        return None
+
+
+def at_least_zero(name: str, value: Any, *, positive: bool = False) -> None:
+    """Refuse a negative (or zero) weight, scalar or pytree of arrays; tracers pass."""
+    for leaf in jax.tree.leaves(value):
+        if isinstance(leaf, Tracer):
+            continue
+        try:
+            found = np.asarray(leaf, dtype=float)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name}: found {leaf!r}, expected numbers") from error
+        inside = found > 0 if positive else found >= 0
+        if not np.all(inside & np.isfinite(found)):
+            raise InputError(f"{name}: found {leaf!r}, expected a finite number {'> 0' if positive else '>= 0'}")

@@ -1,0 +1,259 @@
+"""The laws of proximal operators, each one test over the table of penalties."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+from corollary.core import InputError
+from corollary.optim import penalties as P
+from corollary.optim import prox
+from tests.optim.table import CONVEX, FINITE, PENALTIES, VECTOR, points
+
+STEP = 0.8
+
+
+def flat_norm(x):
+    return jnp.linalg.norm(x.reshape(x.shape[0], -1), axis=1)
+
+
+def batched(h):
+    return jax.jit(jax.vmap(lambda v: h.prox(v, STEP)))
+
+
+@pytest.mark.covers("prox-operators")
+@pytest.mark.parametrize("name", FINITE)
+def test_no_minimiser_finds_a_lower_proximal_objective(name, x64):
+    h, shape, _ = PENALTIES[name]
+    v = points(name, "float64")[3]
+    objective = jax.jit(lambda x: h.value(x.reshape(shape)) + jnp.sum((x.reshape(shape) - v) ** 2) / (2 * STEP))
+    p = np.asarray(h.prox(v, STEP)).ravel()
+    best = float(objective(p))
+    for start in (p, np.asarray(v).ravel(), np.zeros(p.size)):
+        run = scipy.optimize.minimize(
+            lambda x: float(objective(x)),
+            start,
+            method="Powell",
+            options={"xtol": 1e-10, "ftol": 1e-15, "maxfev": 3000},
+        )
+        # The objective is 1/γ-strongly convex: nothing lower by 5e-13/γ means that p is right to 1e-6.
+        assert run.fun >= best - 5e-13 / STEP
+
+
+@pytest.mark.covers("prox-operators")
+@pytest.mark.parametrize("name", PENALTIES)
+def test_optimality_inclusion(name, dtype):
+    h = PENALTIES[name][0]
+    v = points(name, dtype)
+    if h.subdifferential_distance(v[0], v[0]) is None:
+        p = batched(h)(v)
+        inner = jnp.einsum("i...,j...->ij", v, p) - jnp.einsum("i...,i...->i", v, p)[:, None]
+        inner = inner - jnp.einsum("i...,j...->ij", p, p) + jnp.einsum("i...,i...->i", p, p)[:, None]
+        assert float(inner.max()) <= 1000 * jnp.finfo(dtype).eps * 30**2 * 12  # ⟨v − Pv, z − Pv⟩ ≤ 0, z in the set
+        return
+    solutions = jax.jit(jax.vmap(lambda v: prox(h, v, STEP)))(v)
+    assert bool(jnp.all(solutions.certificates["inclusion"].holds))
+
+
+@pytest.mark.covers("prox-operators")
+def test_inclusion_fails_for_a_wrong_answer(x64):
+    v = points("l1", "float64")[3]
+    for name in ("l1", "elastic_net", "sup", "total_variation", "simplex", "l2_ball", "l1_ball"):
+        h = PENALTIES[name][0]
+        p = h.prox(v, STEP) * 0.999
+        assert float(h.subdifferential_distance(p, (p - v) / STEP)) > 1e-5, name
+
+
+@pytest.mark.covers("prox-operators")
+@pytest.mark.parametrize("name", CONVEX)
+def test_firmly_nonexpansive(name, dtype):
+    h = PENALTIES[name][0]
+    u, v = points(name, dtype, seed=1), points(name, dtype, seed=2)
+    dp, dv = batched(h)(u) - batched(h)(v), u - v
+    inner = jnp.einsum("i...,i...->i", dp, dv)
+    slack = 200 * jnp.finfo(dtype).eps * flat_norm(dv) * (1 + flat_norm(dv))
+    assert bool(jnp.all(inner >= flat_norm(dp) ** 2 - slack))
+
+
+@pytest.mark.covers("prox-operators")
+@pytest.mark.parametrize("name", [n for n, (_, _, homogeneous) in PENALTIES.items() if homogeneous])
+@pytest.mark.parametrize("c", [1e-12, 1e12])
+def test_scaling(name, c, x64):
+    h = PENALTIES[name][0]
+    v = points(name, "float64")
+    expected = batched(h)(v)
+    scaled = jax.vmap(lambda v: h.prox(v, STEP * c))(c * v) / c
+    np.testing.assert_allclose(scaled, expected, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.covers("prox-operators")
+@pytest.mark.parametrize("name", PENALTIES)
+def test_gradient_through_prox(name, x64):
+    h = PENALTIES[name][0]
+    v, direction = points(name, "float64", seed=3)[3], points(name, "float64", seed=4)[3]
+    weight = points(name, "float64", seed=5)[3]
+    f = jax.jit(lambda v, t: jnp.sum(weight * h.prox(v, t)))
+    by_v, by_step = jax.grad(f, (0, 1))(v, STEP)
+    d = 1e-6
+    numeric = (f(v + d * direction, STEP) - f(v - d * direction, STEP)) / (2 * d)
+    np.testing.assert_allclose(jnp.sum(by_v * direction), numeric, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(by_step, (f(v, STEP + d) - f(v, STEP - d)) / (2 * d), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.covers("prox-operators")
+@pytest.mark.parametrize("name", PENALTIES)
+def test_numpy_in_numpy_out_and_vmap_is_loop(name, x64):
+    h = PENALTIES[name][0]
+    v = points(name, "float64")
+    one = h.prox(np.asarray(v[3]), STEP)
+    assert isinstance(one, np.ndarray)
+    np.testing.assert_allclose(batched(h)(v)[3], one, atol=1e-13)
+    single = h.prox(np.asarray(v[3], np.float32), STEP)
+    assert single.dtype == np.float32
+    np.testing.assert_allclose(single, one, atol=1e-5)
+
+
+@pytest.mark.covers("prox-operators")
+@pytest.mark.parametrize("name", [n for n in CONVEX if n not in ("halfspace", "spectral_ball")])
+def test_subdifferential_distance_is_the_limit_of_the_prox_residual(name, x64):
+    # (x + t w − prox_{t h}(x + t w))/t tends to the projection of w onto ∂h(x).
+    h = PENALTIES[name][0]
+    t = 1e-7
+    for x in (*batched(h)(points(name, "float64")), jnp.zeros(PENALTIES[name][1])):
+        if not np.isfinite(h.value(x)):
+            continue
+        w = 0.7 * points(name, "float64", seed=9)[3]
+        nearest = (x + t * w - h.prox(x + t * w, t)) / t
+        expected = jnp.linalg.norm((w - nearest).ravel())
+        np.testing.assert_allclose(
+            h.subdifferential_distance(x, -w), expected, rtol=1e-4, atol=2e-6 * (1 + jnp.abs(x).max())
+        )
+
+
+@pytest.mark.covers("prox-operators")
+@pytest.mark.parametrize("name", [n for n in FINITE if n != "zero"])
+def test_conjugate_is_the_supremum(name, x64):
+    h = PENALTIES[name][0]
+    u = points(name, "float64")[3]
+    s = h.dual_scaling(u)
+    if s is None:
+        return
+    bound = h.conjugate(s * u)
+    for x in points(name, "float64", seed=8):
+        assert float(jnp.sum(s * u * x) - h.value(x)) <= float(bound) + 1e-12
+    if name in ("l1", "l2", "sup", "group", "rows", "nuclear"):  # just outside the dual ball it is infinite
+        assert bound == 0
+        outside = u * (1.001 * s if s < 1 else 1e3)
+        assert np.isinf(h.conjugate(outside))
+
+
+@pytest.mark.covers("prox-operators")
+def test_textbook_formulas(dtype):
+    v = jnp.asarray([3.0, -0.5, -2.0, 1.4], dtype)
+    np.testing.assert_allclose(P.L1(1.0).prox(v), jnp.sign(v) * jnp.maximum(jnp.abs(v) - 1, 0), rtol=1e-6)
+    np.testing.assert_array_equal(v - P.L1(1.0).prox(v), jnp.clip(v, -1, 1))
+    np.testing.assert_allclose(P.SquaredL2(3.0).prox(v, 0.5), v / (1 + 0.5 * 3.0), rtol=1e-6)
+    np.testing.assert_array_equal(P.L0(1.0).prox(v), jnp.where(jnp.abs(v) > 2**0.5, v, 0))
+    np.testing.assert_array_equal(P.Zero().prox(v), v)
+
+
+@pytest.mark.covers("prox-operators")
+def test_l0_beats_every_support(x64):
+    h, v = P.L0(0.4), np.array([0.1, -1.2, 0.85, 0.9, 2.0])
+    best = min(
+        0.4 * sum(support) + np.sum(np.where(support, 0, v) ** 2) / (2 * STEP)
+        for support in itertools.product([0, 1], repeat=5)
+    )
+    p = h.prox(v, STEP)
+    assert h.value(p) + np.sum((p - v) ** 2) / (2 * STEP) == pytest.approx(best, rel=1e-12)
+
+
+@pytest.mark.covers("prox-operators")
+@pytest.mark.parametrize("n", [1, 2, 3, 60])
+def test_total_variation_against_its_dual(n, dtype):
+    # The dual is a box-constrained least-squares problem: min ‖v − Dᵀz‖, |z| ≤ λ.
+    v = np.cumsum(np.random.default_rng(n).normal(size=n))
+    weights = np.random.default_rng(1).uniform(0, 2, size=max(n - 1, 0))
+    p = P.TotalVariation(jnp.asarray(weights, dtype)).prox(jnp.asarray(v, dtype), 1.0)
+    if n == 1:
+        np.testing.assert_allclose(p, v, rtol=1e-6)
+        return
+    D = np.diff(np.eye(n), axis=0)
+    z = scipy.optimize.lsq_linear(D.T, v, (-weights - 1e-300, weights + 1e-300), tol=1e-15, method="bvls").x
+    np.testing.assert_allclose(p, v - D.T @ z, atol=400 * jnp.finfo(dtype).eps * np.abs(v).max() * n)
+
+
+@pytest.mark.covers("prox-operators")
+def test_a_callable_by_minimisation(x64):
+    v = jnp.asarray([3.0, -1.0, 0.2])
+
+    def huber(x):
+        return jnp.sum(jnp.where(jnp.abs(x) < 1, x**2 / 2, jnp.abs(x) - 0.5))
+
+    for c in (1e-12, 1.0, 1e12):
+        # h(x) = c² huber(x/c) scales the answer by c.
+        solution = prox(lambda x, c=c: c**2 * huber(x / c), c * v, 0.5)
+        assert bool(solution.converged)
+        np.testing.assert_allclose(solution.value / c, [2.5, -1 / 1.5, 0.2 / 1.5], atol=1e-6)
+
+
+@pytest.mark.covers("prox-operators")
+def test_pytrees_and_blocks(x64):
+    v = {"w": jnp.asarray([[3.0, -0.2]]), "b": jnp.asarray(2.0)}
+    p = P.L1(1.0).prox(v)
+    np.testing.assert_array_equal(p["w"], [[2.0, 0.0]])
+    assert p["b"] == 1.0
+    np.testing.assert_allclose(P.L2Norm(1.0).value(v), np.sqrt(9 + 0.04 + 4))
+    h = P.Blocks({"w": P.L1(1.0), "b": P.Zero()})
+    p = h.prox(v)
+    np.testing.assert_array_equal(p["w"], [[2.0, 0.0]])
+    assert p["b"] == 2.0
+    assert h.value(v) == pytest.approx(3.2)
+    assert h.is_convex
+    assert h.dual_scaling(v) is None
+    assert not P.Blocks({"w": P.L0(), "b": P.Zero()}).is_convex
+    assert P.Blocks({"w": P.L1(), "b": P.SquaredL2()}).conjugate(v) == np.inf
+
+
+@pytest.mark.covers("prox-operators")
+@pytest.mark.parametrize("name", CONVEX)
+@pytest.mark.parametrize("c", [1e-150, 1e150])
+def test_extreme_scales_stay_finite(name, c, x64):
+    h, shape, _ = PENALTIES[name]
+    if name in ("halfspace", "spectral_ball", "nuclear"):
+        return
+    v = c * np.asarray(points(name, "float64")[3])
+    assert np.all(np.isfinite(h.prox(v, STEP)))
+    assert np.all(h.prox(np.zeros(shape), STEP) * 0 == 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: P.L1(-1.0), "alpha: found -1.0"),
+        (lambda: P.L1(np.array([1.0, np.nan])), "alpha"),
+        (lambda: P.L1("much"), "alpha"),
+        (lambda: P.ElasticNet(1.0, 1.5), "l1_ratio"),
+        (lambda: P.Simplex(0.0), "radius"),
+        (lambda: P.GroupLasso(1.0, [0.5, 1.0]), "groups"),
+        (lambda: P.GroupLasso(1.0, [0, 1]).prox(np.ones(3)), "groups: found 2 labels, expected 3"),
+        (lambda: P.Nuclear(1.0).prox(np.ones(3)), "expected a matrix"),
+        (lambda: P.TotalVariation(1.0).prox(np.ones((3, 2))), "expected a vector"),
+        (lambda: prox(P.L1(), [1.0, np.nan]), "v: found NaN"),
+        (lambda: prox(P.L1(), np.array([1j])), "v: found dtype"),
+        (lambda: prox(P.L1(), "text"), "v: found"),
+        (lambda: prox(P.L1(), {}), "v: found no array"),
+        (lambda: prox(P.L1(), [1.0], 0.0), "step: found 0.0"),
+    ],
+)
+def test_bad_input(make, says):
+    with pytest.raises(InputError, match=says):
+        make()
+
+
+def test_integers_become_floats():
+    assert P.L1(0.5).prox(np.array([1, 2])).tolist() == [0.5, 1.5]
+    assert VECTOR == (7,)
