@@ -219,7 +219,7 @@ def _inclusion(penalty: Penalty, p: PyTree, v: PyTree, step: Float[Array, ""]) -
 def _prox_of_function(
     h: Callable[[Any], Any], v: PyTree, step: Float[Array, ""], tol: float, max_steps: int
 ) -> Solution:
-    validation.number(0, open_low=True)("tol", tol)
+    validation.number(0.0, open_low=True)("tol", tol)
     validation.integer(1)("max_steps", max_steps)
     flat, back = ravel_pytree(v)
     scale = jnp.where(norm(flat) > 0, norm(flat), 1.0)

@@ -105,7 +105,7 @@ class ElasticNet(Penalty):
         """Refuse a negative weight and a ratio outside [0, 1]."""
         at_least_zero("alpha", self.alpha)
         if not isinstance(self.l1_ratio, jax.Array):
-            validation.number(0, 1)("l1_ratio", self.l1_ratio)
+            validation.number(0.0, 1.0)("l1_ratio", self.l1_ratio)
 
     def _value(self, x: PyTree) -> Scalar:
         return total(

@@ -1,0 +1,93 @@
+"""The composite problem: minimise F(x) = f(x) + h(x), f smooth, h known by its prox; and how far a point is from solving it.
+
+Source of the bounds: weak duality, F(x) − F* ≤ F(x) + ℓ*(θ) + h*(−Aᵀθ) for every θ (Rockafellar, "Convex Analysis"
+(1970), theorem 31.2), and Fermat's rule, x is stationary iff −∇f(x) ∈ ∂h(x).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from corollary.core.certificate import rounding
+from corollary.core.errors import InputError
+from corollary.optim._smooth import Differentiable, SmoothTerm
+from corollary.optim._tree import norm
+from corollary.optim.penalties import Penalty, Zero
+from corollary.optim.penalties._base import Scalar
+
+
+class Info(eqx.Module):
+    """What a person wants to know of a step; the next step does not need it."""
+
+    objective: Scalar
+    lower: Scalar | None  # a lower bound on the minimum, where there is a dual
+    residual: Scalar  # ≥ dist(0, ∂F) at the point where the gradient was taken
+    gradient_scale: Scalar  # of the two terms that have to cancel in the residual
+    floor: Scalar  # the rounding of the residual
+    step: Scalar
+
+
+@final
+class Composite(eqx.Module):
+    """Minimise f(x) + h(x).
+
+    Parameters
+    ----------
+    smooth
+        `LeastSquares`, `Logistic`, another `SmoothTerm`, or any differentiable function of a pytree.
+    penalty
+        A member of `corollary.optim.penalties`; none if left out.
+
+    Examples
+    --------
+    >>> from corollary.optim import LeastSquares, penalties
+    >>> problem = Composite(LeastSquares([[1.0], [1.0]], [1.0, 3.0]), penalties.L1(1.0))
+    >>> float(problem.objective(jnp.ones(1)))
+    3.0
+    """
+
+    smooth: SmoothTerm
+    penalty: Penalty
+
+    def __init__(self, smooth: SmoothTerm | Callable[[Any], Any], penalty: Any = None):
+        if not isinstance(smooth, SmoothTerm) and not callable(smooth):
+            raise InputError(f"smooth: found {type(smooth).__name__}, expected a smooth term or a function")
+        if penalty is not None and not isinstance(penalty, Penalty):
+            raise InputError(f"penalty: found {type(penalty).__name__}, expected a member of optim.penalties")
+        self.smooth = smooth if isinstance(smooth, SmoothTerm) else Differentiable(smooth)
+        self.penalty = Zero() if penalty is None else penalty
+
+    def objective(self, x: PyTree) -> Scalar:
+        """F(x)."""
+        return self.smooth.loss(self.smooth.forward(x)) + self.penalty.value(x)
+
+    def lower_bound(self, theta: PyTree, gradient: PyTree) -> Scalar | None:
+        """The dual objective −ℓ*(sθ) − h*(−s Aᵀθ) at the better of s = 1 and the s that makes it feasible."""
+        u = jax.tree.map(jnp.negative, gradient)
+        fit = self.penalty.dual_scaling(u)
+        if fit is None or self.smooth.conjugate(theta) is None:
+            return None
+
+        def dual(s):
+            f, h = self.smooth.conjugate(optax.tree.scale(s, theta)), self.penalty.conjugate(optax.tree.scale(s, u))
+            return -f - h
+
+        return jnp.maximum(dual(jnp.ones_like(fit)), dual(fit))
+
+    def measure(self, x: PyTree, z: PyTree, theta: PyTree, gradient: PyTree, subgradient: PyTree, step: Scalar) -> Info:
+        """How good x is, from z = A x, a dual point θ with its Aᵀθ, and a subgradient of h at x."""
+        return Info(
+            objective=self.smooth.loss(z) + self.penalty.value(x),
+            lower=self.lower_bound(theta, gradient),
+            residual=norm(optax.tree.add(gradient, subgradient)),
+            gradient_scale=norm(gradient) + norm(subgradient),
+            floor=rounding(norm(x) / step + norm(gradient)),
+            step=step,
+        )

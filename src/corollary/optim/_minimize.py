@@ -1,0 +1,322 @@
+"""The one driver of composite problems: it owns the loop, the stopping rule, the best answer so far and the bar.
+
+It stops on a certificate: the duality gap F(x) − D(θ) relative to f(0) where the dual is known, else the stationarity
+residual dist(0, ∂F(x)) relative to the size of the two terms that cancel in it. Both are free of scale, and each
+carries its own rounding. Cost: `max_steps` steps of the solver at most.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+from functools import partial
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Int, PyTree
+
+from corollary.core import progress, validation
+from corollary.core.certificate import Assumption, Certificate, rounding
+from corollary.core.errors import InputError
+from corollary.core.precision import follows_input
+from corollary.core.solution import Note, Solution, Status
+from corollary.optim._composite import Composite, Info
+from corollary.optim._fista import Fista
+from corollary.optim._proximal_gradient import ProximalGradient, Solver
+from corollary.optim._tree import dtype, finite, like, norm
+from corollary.optim.penalties._base import Scalar
+
+WEAK_DUALITY = "weak duality: Rockafellar, Convex Analysis (1970), theorem 31.2"
+FERMAT = "Fermat's rule: Rockafellar & Wets, Variational Analysis (1998), theorem 10.1"
+
+
+@follows_input
+def minimize(
+    problem: Composite,
+    x0: Any = None,
+    solver: Solver | Literal["auto"] = "auto",
+    *,
+    tol: Any = 1e-6,
+    max_steps: int = 10_000,
+    history: bool = False,
+    reference: Any = None,
+    verbose: bool = False,
+) -> Solution:
+    """Minimise f(x) + h(x) to a certified accuracy.
+
+    Use it for a smooth loss plus a penalty or constraint that has a prox. Cost: one product with A and one with Aᵀ a step.
+    It can be jitted and vmapped, with the data, the penalty's weights and the settings as traced values.
+
+    Parameters
+    ----------
+    problem
+        A `Composite`.
+    x0
+        Where to start, an array or pytree; the origin if left out (where the problem knows its shape).
+    solver
+        ``"auto"``: `Fista` with restarts where the penalty is convex, else `ProximalGradient`; or a solver.
+    tol
+        Relative accuracy: of the duality gap, to f(0) (½‖b‖² for least squares, n log 2 for the logistic loss); or of
+        the stationarity residual, to the gradient's size at the start or now, whichever is larger.
+    max_steps
+        Limit of steps.
+    history
+        Record ``objective``, ``duality_gap`` or ``residual``, and with a `reference` also ``suboptimality`` and
+        ``rate_bound``, per step; `Solution.plot` draws them.
+    reference
+        A minimiser x*, if one is at hand: the theorem's rate is then held against the run.
+    verbose
+        Show a bar.
+
+    Returns
+    -------
+    Solution
+        ``value`` is the best point met (also after an interrupt, or where the run left the finite numbers);
+        ``stats`` holds ``objective``, ``step_size``, ``lower_bound`` (where known), ``solver`` and ``stopping`` notes.
+
+    Raises
+    ------
+    InputError
+        For an `x0` that is missing or not finite, and settings out of range.
+
+    Notes
+    -----
+    Certificates: ``duality_gap`` (exact), F(x) − F* ≤ gap; or ``stationarity`` (monitor), dist(0, ∂F(x)); and with a
+    `reference` ``rate`` (theorem), F(x_k) − F* against L‖x0 − x*‖²/(2k) or 2L‖x0 − x*‖²/(k + 1)².
+
+    Examples
+    --------
+    >>> from corollary.optim import Composite, LeastSquares, penalties
+    >>> problem = Composite(LeastSquares([[1.0, 0.0], [0.0, 2.0]], [2.0, 1.0]), penalties.L1(0.5))
+    >>> solution = minimize(problem)
+    >>> solution.value.round(4).tolist(), bool(solution.converged), bool(solution.holds)
+    ([1.5, 0.375], True, True)
+    """
+    if not isinstance(problem, Composite):
+        raise InputError(f"problem: found {type(problem).__name__}, expected a Composite")
+    if not isinstance(tol, jax.Array):
+        validation.number(0.0)("tol", tol)
+    validation.integer(1)("max_steps", max_steps)
+    for name, value in (("history", history), ("verbose", verbose)):
+        validation.flag(name, value)
+    x0 = _start_point(problem, x0)
+    if reference is not None:
+        reference = optax.tree.cast(finite("reference", reference), dtype(x0))
+        if jax.tree.map(jnp.shape, reference) != jax.tree.map(jnp.shape, x0):
+            raise InputError("reference: found other shapes than those of x0, expected the same")
+    solver, why = _choose(problem, solver)
+
+    dynamic, static = _split((problem, solver))
+    tol = like(tol, x0)
+    run = _start(dynamic, x0, reference, static, max_steps if history else 0)
+    run, interrupted = _drive(dynamic, run, tol, static, max_steps, verbose)
+    notes = {"solver": Note(f"{type(solver).__name__}: {why}")}
+    if interrupted:
+        notes["interrupted"] = Note("interrupted: the best point so far")
+    return _finish(dynamic, run, tol, static, tuple(sorted((k, v.text) for k, v in notes.items())))
+
+
+class Run(eqx.Module):
+    """The driver's carry: the solver's state, the best answer so far, and the flags. Success is a flag, not a count."""
+
+    state: Any
+    best: PyTree
+    objective: Scalar  # at `best`
+    violation: Scalar  # of `best`: its gap, or its residual
+    threshold: Scalar  # what the violation has to come down to, rounding included
+    lower: Scalar  # the best lower bound so far
+    first: Scalar  # the scale that the first step met
+    last: Info | None
+    steps: Int[Array, ""]
+    converged: Bool[Array, ""]
+    finite: Bool[Array, ""]
+    reference: tuple[Scalar, Scalar] | None  # F(x*) and ‖x0 − x*‖
+    history: dict[str, Array]
+
+
+@partial(jax.jit, static_argnames=("static", "length"))
+def _start(dynamic: list[Any], x0: PyTree, reference: PyTree | None, static: Hashable, length: int) -> Run:
+    problem, solver = _join(dynamic, static)
+    problem: Composite
+    state = solver.init(problem, x0)
+    objective = problem.objective(x0)
+    nowhere = jnp.full_like(objective, jnp.inf)
+    _, info = jax.eval_shape(lambda: solver.step(problem, state))
+    known = None
+    if reference is not None:
+        known = problem.objective(reference), norm(optax.tree.sub(x0, reference))
+    names = ["objective", "step_size", "residual" if info.lower is None else "duality_gap"]
+    if reference is not None:
+        names += ["suboptimality"] + ([] if solver.rate(1, nowhere, nowhere) is None else ["rate_bound"])
+    return Run(
+        state=state,
+        best=x0,
+        objective=jnp.where(jnp.isnan(objective), jnp.inf, objective),
+        violation=nowhere,
+        threshold=jnp.zeros_like(objective),
+        lower=-nowhere,
+        first=jnp.zeros_like(objective),
+        last=jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), info),
+        steps=jnp.int32(0),
+        converged=jnp.array(False),
+        finite=jnp.array(True),
+        reference=known,
+        history={name: jnp.full((length,), jnp.nan, objective.dtype) for name in names} if length else {},
+    )
+
+
+@partial(jax.jit, static_argnames=("static",))
+def _advance(dynamic: list[Any], run: Run, tol: Scalar, until: Int[Array, ""], static: Hashable) -> Run:
+    problem, solver = _join(dynamic, static)
+
+    def going(run: Run):
+        return (run.steps < until) & ~run.converged & run.finite
+
+    return jax.lax.while_loop(going, lambda run: _one_step(problem, solver, run, tol), run)
+
+
+def _one_step(problem: Composite, solver: Solver, run: Run, tol: Scalar) -> Run:
+    state, info = solver.step(problem, run.state)
+    finite = jnp.isfinite(info.objective) & jnp.isfinite(norm(state.x))
+    better = finite & (info.objective < run.objective)
+    objective = jnp.where(better, info.objective, run.objective)
+
+    if info.lower is None:
+        lower, natural, violation = run.lower, info.gradient_scale, info.residual
+        rounded = info.floor
+    else:
+        lower = jnp.fmax(run.lower, info.lower)  # fmax: a NaN proves nothing
+        natural, violation = _natural_scale(problem, info), objective - lower
+        rounded = rounding(jnp.abs(info.objective) + natural, 16.0)
+    first = jnp.where(run.steps == 0, natural, run.first)
+    threshold = tol * jnp.maximum(first, natural) + rounded
+    converged = finite & (violation <= threshold)
+    if info.lower is None:  # a residual speaks of the point it was taken at
+        better = better | converged
+        objective = jnp.where(better, info.objective, run.objective)
+        violation = jnp.where(better | ~jnp.isfinite(run.violation), violation, run.violation)
+
+    values = {"objective": info.objective, "step_size": info.step, "residual": info.residual}
+    values["duality_gap"] = objective - lower
+    if run.reference is not None:
+        values["suboptimality"] = info.objective - run.reference[0]
+        values["rate_bound"] = _rate(solver, run.steps + 1, info.step, run.reference[1])
+    return Run(
+        state=state,
+        best=optax.tree.where(better, state.x, run.best),
+        objective=objective,
+        violation=violation,
+        threshold=threshold,
+        lower=lower,
+        first=first,
+        last=info,
+        steps=run.steps + 1,
+        converged=converged,
+        finite=finite,
+        reference=run.reference,
+        history={name: series.at[run.steps].set(values[name]) for name, series in run.history.items()},
+    )
+
+
+@partial(jax.jit, static_argnames=("static", "notes"))
+def _finish(
+    dynamic: list[Any], run: Run, tol: Scalar, static: Hashable, notes: tuple[tuple[str, str], ...]
+) -> Solution:
+    _, solver = _join(dynamic, static)
+    stats: dict[str, Any] = {name: Note(text) for name, text in notes}
+    stats |= {"objective": run.objective, "step_size": run.last.step}
+    if run.last.lower is None:
+        stats["stopping"] = Note("stationarity residual, relative to the gradient's size")
+        claim = "dist(0, ∂F(x)) <= tol·(‖∇f‖ + ‖subgradient‖)"
+        certificates = {"stationarity": Certificate(claim, run.violation, run.threshold, "monitor", FERMAT)}
+    else:
+        stats["stopping"] = Note("duality gap, relative to f(0)")
+        stats["lower_bound"] = run.lower
+        claim = "F(x) − F* <= duality gap <= tol·f(0)"
+        certificates = {"duality_gap": Certificate(claim, run.violation, run.threshold, "exact", WEAK_DUALITY)}
+    if run.reference is not None and (bound := _rate(solver, run.steps, run.last.step, run.reference[1])) is not None:
+        slack = rounding(jnp.abs(run.reference[0]) + jnp.abs(run.last.objective), 16.0)
+        certificates["rate"] = Certificate(
+            "F(x_k) − F* <= the theorem's rate",
+            run.last.objective - run.reference[0],
+            bound + slack,
+            "theorem",
+            solver.source(),
+            assumptions=(Assumption("f and h convex, L = 1/step"), Assumption("the reference minimises F")),
+        )
+    status = Status.of(run.converged, run.finite)
+    status = jnp.where(jnp.isneginf(run.last.objective), Status.UNBOUNDED, status).astype(jnp.int32)
+    return Solution(run.best, certificates, status, run.steps, stats, run.history or None)
+
+
+def _drive(
+    dynamic: list[Any], run: Run, tol: Scalar, static: Hashable, max_steps: int, verbose: bool
+) -> tuple[Run, bool]:
+    """Call the compiled loop in chunks of a fraction of a second, so that a bar moves and an interrupt loses nothing."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((dynamic, run, tol))):
+        return _advance(dynamic, run, tol, jnp.int32(max_steps), static), False
+    done, chunk = 0, 64
+    with progress.bar("minimize", max_steps, verbose):
+        try:
+            while done < max_steps and not bool(run.converged) and bool(run.finite):
+                started = time.perf_counter()
+                done = min(done + chunk, max_steps)
+                run = jax.block_until_ready(_advance(dynamic, run, tol, jnp.int32(done), static))
+                if verbose:
+                    progress.show(int(run.steps), objective=float(run.objective), violation=float(run.violation))
+                if time.perf_counter() - started < 0.2:
+                    chunk *= 4
+        except KeyboardInterrupt:
+            return run, True
+    return run, False
+
+
+def _natural_scale(problem: Composite, info: Info) -> Scalar:
+    """f(0), or the objective met where that is zero (b = 0)."""
+    scale = problem.smooth.scale()
+    return jnp.abs(info.objective) if scale is None else jnp.where(scale > 0, scale, jnp.abs(info.objective))
+
+
+def _rate(solver: Solver, k: Any, step: Scalar, distance: Scalar) -> Scalar | None:
+    return solver.rate(jnp.asarray(k).astype(step.dtype), 1 / step, distance)
+
+
+def _start_point(problem: Composite, x0: Any) -> PyTree:
+    origin = problem.smooth.start()
+    if x0 is None:
+        if origin is None:
+            raise InputError("x0: found None, expected a starting point (a function does not tell its shape)")
+        return origin
+    x0 = finite("x0", x0)
+    if origin is None:
+        return x0
+    if jax.tree.map(jnp.shape, x0) != jnp.shape(origin):
+        raise InputError(f"x0: found shape {jax.tree.map(jnp.shape, x0)}, expected {jnp.shape(origin)}")
+    return x0.astype(origin.dtype)
+
+
+def _choose(problem: Composite, solver: Any) -> tuple[Solver, str]:
+    if isinstance(solver, Solver):
+        return solver, "named by the caller"
+    validation.one_of("auto")("solver", solver)
+    if problem.penalty.is_convex:
+        return Fista(), "the penalty is convex, so momentum with restarts is the fastest"
+    return ProximalGradient(), "the penalty is not convex, so plain descent, which never raises the objective"
+
+
+def _split(tree: PyTree) -> tuple[list[Any], Hashable]:
+    """Numbers and arrays, which are traced, apart from all that shapes the program."""
+    leaves, structure = jax.tree.flatten(tree)
+    traced = tuple(eqx.is_array_like(leaf) for leaf in leaves)
+    rest = tuple(None if t else leaf for t, leaf in zip(traced, leaves, strict=True))
+    return [leaf for t, leaf in zip(traced, leaves, strict=True) if t], (structure, traced, rest)
+
+
+def _join(dynamic: list[Any], static: Any) -> Any:
+    structure, traced, rest = static
+    numbers = iter(dynamic)
+    return jax.tree.unflatten(structure, [next(numbers) if t else leaf for t, leaf in zip(traced, rest, strict=True)])
