@@ -1,4 +1,4 @@
-"""The composite problem: minimise F(x) = f(x) + h(x), f smooth, h known by its prox; and how far a point is from solving it.
+"""The composite problem, minimise F(x) = f(x) + h(x) with f smooth and h known by its prox; how far a point is from it.
 
 Source of the bounds: weak duality, F(x) − F* ≤ F(x) + ℓ*(θ) + h*(−Aᵀθ) for every θ (Rockafellar, "Convex Analysis"
 (1970), theorem 31.2), and Fermat's rule, x is stationary iff −∇f(x) ∈ ∂h(x).
@@ -17,8 +17,9 @@ from jaxtyping import PyTree
 
 from corollary.core.certificate import rounding
 from corollary.core.errors import InputError
+from corollary.core.precision import follows_input
 from corollary.optim._smooth import Differentiable, SmoothTerm
-from corollary.optim._tree import norm
+from corollary.optim._tree import floats, norm
 from corollary.optim.penalties import Penalty, Zero
 from corollary.optim.penalties._base import Scalar
 
@@ -64,11 +65,13 @@ class Composite(eqx.Module):
         self.smooth = smooth if isinstance(smooth, SmoothTerm) else Differentiable(smooth)
         self.penalty = Zero() if penalty is None else penalty
 
-    def objective(self, x: PyTree) -> Scalar:
+    @follows_input
+    def objective(self, x: Any) -> Any:
         """F(x)."""
+        x = floats(x)
         return self.smooth.loss(self.smooth.forward(x)) + self.penalty.value(x)
 
-    def lower_bound(self, theta: PyTree, gradient: PyTree) -> Scalar | None:
+    def lower_bound(self, theta: PyTree, gradient: PyTree) -> Any:
         """The dual objective −ℓ*(sθ) − h*(−s Aᵀθ) at the better of s = 1 and the s that makes it feasible."""
         u = jax.tree.map(jnp.negative, gradient)
         fit = self.penalty.dual_scaling(u)
@@ -76,8 +79,7 @@ class Composite(eqx.Module):
             return None
 
         def dual(s):
-            f, h = self.smooth.conjugate(optax.tree.scale(s, theta)), self.penalty.conjugate(optax.tree.scale(s, u))
-            return -f - h
+            return -(self.smooth.conjugate(optax.tree.scale(s, theta)) + self.penalty.conjugate(optax.tree.scale(s, u)))
 
         return jnp.maximum(dual(jnp.ones_like(fit)), dual(fit))
 

@@ -5,7 +5,7 @@ With θ_0 = 1 and θ_{k+1} = (1 + √(1 + 4θ_k²))/2:
     x_{k+1} = prox_{th}(y_k − t∇f(y_k)),    y_{k+1} = x_{k+1} + (θ_k − 1)/θ_{k+1} · (x_{k+1} − x_k).
 
 Then F(x_k) − F* ≤ 2L‖x0 − x*‖²/(k + 1)², the best order that first-order methods reach, at the price of ISTA: A y is
-extrapolated like y. F need not fall at every step; `minimize` keeps the best. Restarting the momentum whenever it points
+extrapolated like y. F need not fall at every step; `minimize` keeps the best. Restarting the momentum when it points
 uphill gives linear convergence under strong convexity without knowing its constant (there is no bound then).
 Source: Beck & Teboulle (2009), theorem 4.4; O'Donoghue & Candès, "Adaptive restart for accelerated gradient schemes"
 (2015), section 3.2.
@@ -55,7 +55,7 @@ class Fista(Solver):
     --------
     >>> from corollary.optim import Composite, LeastSquares, minimize, penalties
     >>> problem = Composite(LeastSquares([[1.0, 0.0], [0.0, 2.0]], [2.0, 1.0]), penalties.L1(0.5))
-    >>> minimize(problem, solver=Fista()).value.round(4).tolist()
+    >>> minimize(problem, tol=1e-10, solver=Fista()).value.round(4).tolist()
     [1.5, 0.375]
     """
 
@@ -83,7 +83,7 @@ class Fista(Solver):
         momentum = (state.theta - 1) / theta
         moved = optax.tree.sub(x, state.x)
         if self.restart == "adaptive":
-            uphill = optax.tree.vdot(optax.tree.sub(y, x), moved) > 0
+            uphill = jnp.greater(optax.tree.vdot(optax.tree.sub(y, x), moved), 0)
             theta, momentum = jnp.where(uphill, 1.0, theta), jnp.where(uphill, 0.0, momentum)
         y_next = optax.tree.add_scale(x, momentum, moved)
         zy_next = optax.tree.add_scale(z, momentum, optax.tree.sub(z, state.z))

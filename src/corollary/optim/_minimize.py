@@ -48,8 +48,8 @@ def minimize(
 ) -> Solution:
     """Minimise f(x) + h(x) to a certified accuracy.
 
-    Use it for a smooth loss plus a penalty or constraint that has a prox. Cost: one product with A and one with Aᵀ a step.
-    It can be jitted and vmapped, with the data, the penalty's weights and the settings as traced values.
+    Use it for a smooth loss plus a penalty or constraint that has a prox. Cost: one product with A and one with
+    Aᵀ a step. It can be jitted and vmapped, with the data, the penalty's weights and the settings as traced values.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def minimize(
     --------
     >>> from corollary.optim import Composite, LeastSquares, penalties
     >>> problem = Composite(LeastSquares([[1.0, 0.0], [0.0, 2.0]], [2.0, 1.0]), penalties.L1(0.5))
-    >>> solution = minimize(problem)
+    >>> solution = minimize(problem, tol=1e-10)
     >>> solution.value.round(4).tolist(), bool(solution.converged), bool(solution.holds)
     ([1.5, 0.375], True, True)
     """
@@ -130,7 +130,7 @@ class Run(eqx.Module):
     threshold: Scalar  # what the violation has to come down to, rounding included
     lower: Scalar  # the best lower bound so far
     first: Scalar  # the scale that the first step met
-    last: Info | None
+    last: Info
     steps: Int[Array, ""]
     converged: Bool[Array, ""]
     finite: Bool[Array, ""]
@@ -204,7 +204,8 @@ def _one_step(problem: Composite, solver: Solver, run: Run, tol: Scalar) -> Run:
     values["duality_gap"] = objective - lower
     if run.reference is not None:
         values["suboptimality"] = info.objective - run.reference[0]
-        values["rate_bound"] = _rate(solver, run.steps + 1, info.step, run.reference[1])
+        bound = _rate(solver, run.steps + 1, info.step, run.reference[1])
+        values |= {} if bound is None else {"rate_bound": bound}
     return Run(
         state=state,
         best=optax.tree.where(better, state.x, run.best),
@@ -256,7 +257,7 @@ def _finish(
 def _drive(
     dynamic: list[Any], run: Run, tol: Scalar, static: Hashable, max_steps: int, verbose: bool
 ) -> tuple[Run, bool]:
-    """Call the compiled loop in chunks of a fraction of a second, so that a bar moves and an interrupt loses nothing."""
+    """Call the compiled loop in chunks of a fraction of a second: a bar moves, and an interrupt loses nothing."""
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((dynamic, run, tol))):
         return _advance(dynamic, run, tol, jnp.int32(max_steps), static), False
     done, chunk = 0, 64

@@ -69,7 +69,7 @@ class ProximalGradient(Solver):
     --------
     >>> from corollary.optim import Composite, LeastSquares, minimize, penalties
     >>> problem = Composite(LeastSquares([[1.0, 0.0], [0.0, 2.0]], [2.0, 1.0]), penalties.L1(0.5))
-    >>> minimize(problem, solver=ProximalGradient()).value.round(4).tolist()
+    >>> minimize(problem, tol=1e-10, solver=ProximalGradient()).value.round(4).tolist()
     [1.5, 0.375]
     """
 
@@ -109,7 +109,7 @@ class ProximalGradient(Solver):
 def forward_backward(
     problem: Composite, y: PyTree, zy: PyTree, gradient: PyTree, step: Scalar, search: bool
 ) -> tuple[PyTree, PyTree, Scalar]:
-    """x = prox_{th}(y − t·gradient), its image A x, and t: shortened, where `search`, until the quadratic model covers f."""
+    """x = prox_{th}(y − t·gradient), its image A x, and t: where `search`, shortened till the model covers f."""
 
     def attempt(t):
         x = problem.penalty.prox(optax.tree.add_scale(y, -t, gradient), t)

@@ -175,7 +175,7 @@ class L2Ball(Penalty):
         size, r = norm(x), like(self.radius, x)
         on_sphere = size >= r * (1 - 8 * jnp.finfo(size.dtype).eps)
         unit = optax.tree.scale(1 / jnp.where(size > 0, size, 1), x)
-        outward = jnp.where(on_sphere, jnp.maximum(-optax.tree.vdot(gradient, unit), 0), 0.0)
+        outward = jnp.where(on_sphere, jnp.maximum(jnp.negative(optax.tree.vdot(gradient, unit)), 0), 0.0)
         distance = norm(optax.tree.add_scale(gradient, outward, unit))
         return jnp.where(r > 0, distance, 0.0)  # the normal cone of a single point is everything
 
