@@ -1,8 +1,8 @@
 """Factors of a tall matrix M = U R with orthonormal U that is never formed: what the dense least-squares solvers share.
 
 Every solver (Gram and Cholesky, Householder QR, SVD) leaves R (k, p) and its pseudoinverse W (p, k). From these two
-small matrices come the solution, its derivative and its certificates: ‖M‖ = ‖R‖, ‖M⁺‖ = ‖W‖, U = M W. Where a triangular
-R is numerically singular its SVD takes over (R-SVD: T. F. Chan, ACM TOMS 8, 1982), which gives the minimum norm.
+small matrices come the solution, its derivative and its certificates: ‖M‖ = ‖R‖, ‖M⁺‖ = ‖W‖, U = M W. Where a
+triangular R is numerically singular its SVD takes over (R-SVD: T. F. Chan, ACM TOMS 8, 1982): the minimum norm.
 
 Cost: Gram n p² + p³; QR 2 n p² + p³; SVD of R about 20 p³ on top.
 """
@@ -30,11 +30,8 @@ class Factor(eqx.Module):
 
 def norm_bound(a: Float[Array, "m n"]) -> Float[Array, ""]:
     """‖A‖₂ ≤ min(‖A‖_F, √(‖A‖₁‖A‖_∞))."""
-    size = jnp.abs(a)
-    return jnp.minimum(
-        jnp.linalg.norm(a),
-        jnp.sqrt(jnp.max(jnp.sum(size, 0), initial=0)) * jnp.sqrt(jnp.max(jnp.sum(size, 1), initial=0)),
-    )
+    columns, rows = (jnp.max(jnp.sum(jnp.abs(a), axis), initial=0) for axis in (0, 1))
+    return jnp.minimum(jnp.linalg.norm(a), jnp.sqrt(columns) * jnp.sqrt(rows))
 
 
 def from_gram(G: Float[Array, "p p"], c: Float[Array, "p k"], rcond: Float[Array, ""]) -> tuple[Array, Factor]:
@@ -48,8 +45,10 @@ def from_gram(G: Float[Array, "p p"], c: Float[Array, "p k"], rcond: Float[Array
     def spectrum(_: None) -> tuple[Array, Factor]:
         values, vectors = jnp.linalg.eigh(G)
         # An eigenvalue of the Gram below p·eps·λ_max is rounding: singular values below √(p·eps)·σ_max cannot be seen.
-        cutoff = jnp.maximum(rcond, jnp.sqrt(jnp.asarray(p * eps, G.dtype)))
-        factor = _from_spectrum(jnp.sqrt(jnp.maximum(values[::-1], 0)), vectors[:, ::-1].T, cutoff)
+        floor = jnp.sqrt(jnp.asarray(p * eps, G.dtype))
+        factor = _from_spectrum(jnp.sqrt(jnp.maximum(values[::-1], 0)), vectors[:, ::-1].T, jnp.maximum(rcond, floor))
+        blind = (floor > rcond) & (factor.rank < p)  # what was dropped may well exceed the cutoff that was asked for
+        factor = eqx.tree_at(lambda f: f.gap, factor, jnp.where(blind, 1.0, factor.gap))
         return factor.W @ (factor.W.T @ c), factor
 
     R = jnp.linalg.cholesky(G, symmetrize_input=False).T
@@ -61,7 +60,7 @@ def from_gram(G: Float[Array, "p p"], c: Float[Array, "p k"], rcond: Float[Array
 def from_qr(
     R: Float[Array, "p p"], d: Float[Array, "p k"], rcond: Float[Array, ""], always_svd: bool
 ) -> tuple[Array, Array, Factor]:
-    """Solve R x = d in the least-squares sense, and give W and the coordinates' turn: (x, turn, factor), U = Q · turn."""
+    """Solve R x = d in the least-squares sense: (x, turn, factor), where U = Q · turn."""
 
     def triangle(_: None) -> tuple[Array, Array, Factor]:
         return solve_triangular(R, d), jnp.eye(R.shape[0], dtype=R.dtype), whole

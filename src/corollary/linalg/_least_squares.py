@@ -3,11 +3,11 @@
 When: whenever you would call `numpy.linalg.lstsq` and want to know how far to trust the answer, differentiate through
 it, or solve it for a sparse matrix. ``solver="auto"`` takes the cheapest route that the conditioning allows.
 
-Cost for an (n, p) matrix, n ≥ p: normal n p² (symmetric product), QR 2 n p², SVD 2 n p² + 20 p³, LSMR and CG one product
-with A and one with Aᵀ a step; p and n change places for a wide matrix.
+Cost for an (n, p) matrix, n ≥ p: normal n p² (symmetric product), QR 2 n p², SVD 2 n p² + 20 p³, LSMR and CG one
+product with A and one with Aᵀ a step; p and n change places for a wide matrix.
 
-Source: Björck, Numerical Methods for Least Squares Problems (1996), ch. 1-2; Higham, Accuracy and Stability of Numerical
-Algorithms, 2nd ed. (2002), ch. 20.
+Source: Björck, Numerical Methods for Least Squares Problems (1996), ch. 1-2; Higham, Accuracy and Stability of
+Numerical Algorithms, 2nd ed. (2002), ch. 20.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _in_jax(solver: str, refine: int, A: Float[Array, "n p"], b: Array, rcond: F
     scaled, B = shift(A, -ea), shift(b, -eb).reshape(b.shape[0], -1)
     x, factor = _solve(solver, refine, scaled, B, rcond)
     audit = _audit(*jax.lax.stop_gradient((scaled, B, x, factor)))
-    solution = claims.dense(A.shape, *jax.lax.stop_gradient((factor, audit)))
+    solution = claims.dense((A.shape[0], A.shape[1]), *jax.lax.stop_gradient((factor, audit)))
     return _finish(solution, x, b, eb - ea, eb)
 
 
@@ -266,9 +266,8 @@ def _audit(A: Any, B: Any, x: Any, factor: Factor) -> claims.Audit:
     tall = A.shape[0] >= A.shape[1]
     W, R = _like(A, factor.W), _like(A, factor.R)
     lift = W @ (R @ x) if tall else A.T @ (W @ (W.T @ (B - r)))
-    return claims.Audit(
-        *map(jnp.asarray, (x, B if not tall else jnp.zeros(()), r, g, lift)), claims.norms(jnp.asarray(B))
-    )
+    x, r, g, lift, b = map(jnp.asarray, (x, r, g, lift, B))
+    return claims.Audit(x, r, g, lift, claims.norms(b))
 
 
 def _like(A: Any, small: Any) -> Any:
@@ -292,10 +291,10 @@ def _iterative(A: Any, b: Any, solver: str, chosen: bool, tol: Any, max_steps: i
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _iterate(solver: str, max_steps: int, A: Operator, b: Array, tol: Float[Array, ""]) -> Solution:
+def _iterate(solver: str, max_steps: int, A: Operator, b: Array, tol: Any) -> Solution:
     eb = jax.lax.stop_gradient(exponent(b))
     B = shift(b, -eb).reshape(b.shape[0], -1)
-    rule = (
+    rule: Any = (
         lx.LSMR(tol, tol, max_steps=max_steps, conlim=jnp.inf)
         if solver == "lsmr"
         else lx.Normal(lx.CG(tol, jnp.zeros_like(tol), max_steps=max_steps))
@@ -322,7 +321,7 @@ def _unpack(A: Any, solver: str) -> Array:
     n, p = operator.out_size(), operator.in_size()
     if n * p > DENSE_LIMIT:
         raise InputError(
-            f"solver: found {solver!r} for an operator of {n} × {p}, expected at most {DENSE_LIMIT:.0e} entries to unpack; "
-            "take 'lsmr' or 'cg', or pass a dense matrix"
+            f"solver: found {solver!r} for an operator of {n} × {p}, expected at most {DENSE_LIMIT:.0e} entries to "
+            "unpack; take 'lsmr' or 'cg', or pass a dense matrix"
         )
     return operator.as_matrix()

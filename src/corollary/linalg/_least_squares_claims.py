@@ -29,7 +29,6 @@ class Audit(eqx.Module):
     """A solution seen from outside: products with the large matrix, by right-hand side."""
 
     x: Float[Array, "p k"]
-    b: Float[Array, "..."]  # of a wide matrix only
     r: Float[Array, "n k"]
     g: Float[Array, "p k"]  # Aᵀr
     lift: Float[Array, "p k"]  # a vector of the row space beside x
@@ -62,7 +61,7 @@ def dense(shape: tuple[int, int], factor: Factor, audit: Audit) -> Solution:
     backward = jnp.where(x + r > 0, _ratio(backward, size), 0.0)
     certificates = {
         "backward_error": Certificate(
-            "x solves the least-squares problem of A + E exactly, ‖E‖/‖A‖_F at rounding level",
+            "x solves min ‖(A_r + E)x − b‖ exactly, ‖E‖/‖A‖_F at rounding level (A_r: A without what the cutoff drops)",
             jnp.max(backward),
             jnp.asarray(unit, R.dtype),
             "exact",
@@ -124,9 +123,8 @@ def _orthogonality(kept: Array, size: Array, x: Array, r: Array, b: Array, unit:
 
 def _forward(error: Array, backward: Array, condition: Array, size: Array, x: Array, r: Array) -> Certificate:
     loss = condition * backward
-    bound = jnp.where(loss < 1, loss / (1 - jnp.where(loss < 1, loss, 0)), jnp.inf) * (
-        2 + condition * _ratio(r, size * x)
-    )
+    growth = jnp.where(loss < 1, loss / (1 - jnp.where(loss < 1, loss, 0)), jnp.inf)
+    bound = growth * (2 + condition * _ratio(r, size * x))
     measured = _ratio(error, x)
     worst = jnp.argmax(measured - jnp.where(jnp.isfinite(bound), bound, jnp.finfo(x.dtype).max))
     return Certificate(
@@ -144,6 +142,5 @@ def _forward(error: Array, backward: Array, condition: Array, size: Array, x: Ar
 
 def _ratio(a: Array, b: Array) -> Array:
     """a/b with 0/0 = 0 and a/0 = ∞."""
-    return jnp.where(
-        a > 0, a / jnp.where(b > 0, b, 1) + jnp.where(b > 0, 0.0, jnp.inf).astype(a.dtype), jnp.zeros_like(a)
-    )
+    quotient = a / jnp.where(b > 0, b, 1)
+    return jnp.where(a > 0, jnp.where(b > 0, quotient, jnp.inf), 0.0)
