@@ -91,7 +91,7 @@ class Rows:
     def gram(self, dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray]:
         """X̃ᵀX̃ and X̃ᵀỸ, summed over blocks in float64; also finds x̄, ‖X̃‖_F² and the rounding of the Gram matrix."""
 
-        def work(block: Any, rows: slice) -> list[np.ndarray]:
+        def work(block: Any, rows: slice) -> list[Any]:
             square = block.T @ block
             return [square.toarray() if self.sparse else square, block.T @ self.columns[rows].astype(dtype)]
 
@@ -133,7 +133,7 @@ class Rows:
         """X̃ᵀ(ỹ − X̃ β) − α β and ‖ỹ − X̃ β‖² for columns β (each target's, alpha after alpha), in float64."""
         repeats, middle = coef.shape[1] // self.k, self.offset @ coef
 
-        def work(block: Any, rows: slice) -> list[np.ndarray]:
+        def work(block: Any, rows: slice) -> list[Any]:
             residual = np.tile(self.Y[rows], (1, repeats)) - block @ coef + self.columns[rows, :1] * middle
             columns = np.concatenate([self.columns[rows, :1], residual], axis=1)
             return [block.T @ columns, self.columns[rows, 0] @ residual, np.einsum("ij,ij->j", residual, residual)]
@@ -155,7 +155,7 @@ class Rows:
         sums, residual = np.empty((self.n, weight.shape[1])), np.empty((self.n, amount.shape[1]))
         middle = self.offset @ right
 
-        def work(block: Any, rows: slice) -> list[np.ndarray]:
+        def work(block: Any, rows: slice) -> list[Any]:
             z = block @ right
             if self.fit_intercept:
                 z -= np.outer(self.columns[rows, 0], middle)
@@ -172,7 +172,7 @@ class Rows:
         self._find_mean()
         states: dict[int, np.ndarray] = {}
 
-        def work(block: Any, rows: slice) -> list[np.ndarray]:
+        def work(block: Any, rows: slice) -> list[Any]:
             block = block.toarray() if self.sparse else block
             block = np.column_stack([block - np.outer(self.columns[rows, 0], self.offset), self.Y[rows]])
             key = rows.start // self._step % self._threads
@@ -192,7 +192,7 @@ class Rows:
     def adjoint(self, left: np.ndarray) -> np.ndarray:
         """X̃ᵀ U."""
 
-        def work(block: Any, rows: slice) -> list[np.ndarray]:
+        def work(block: Any, rows: slice) -> list[Any]:
             return [block.T @ left[rows]]
 
         (product,) = self._sum(work, np.float64)
@@ -210,7 +210,7 @@ class Rows:
             self.norm2 = self._frobenius()
 
     def _frobenius(self) -> float:
-        def work(block: Any, rows: slice) -> list[np.ndarray]:
+        def work(block: Any, rows: slice) -> list[Any]:
             dense = block.data if self.sparse else block - np.outer(self.columns[rows, 0], self.offset)
             return [np.asarray(np.vdot(dense, dense))]
 
@@ -255,7 +255,7 @@ class Rows:
             block *= self.root[rows, None].astype(dtype)
         return block
 
-    def _sum(self, work: Callable[[Any, slice], list[np.ndarray]], dtype: Any, whole: bool = False) -> list[np.ndarray]:
+    def _sum(self, work: Callable[[Any, slice], list[Any]], dtype: Any, whole: bool = False) -> list[Any]:
         """Sum in float64 of what `work` returns for each block of rows; blocks are shared out among the cores."""
         self._step = self.n if whole else max(64, BLOCK // self.p)
         starts = range(0, self.n, self._step)
@@ -263,9 +263,9 @@ class Rows:
         self._threads = 1 if size < SMALL else min(len(starts), _cores())
         plain = self.shift is None and self.root is None and self.scale == 1.0 and self.X.dtype == dtype
 
-        def share(first: int) -> list[np.ndarray]:
+        def share(first: int) -> list[Any]:
             buffer = None if plain or self.sparse else np.empty((min(self._step, self.n), self.p), dtype)
-            totals: list[np.ndarray] = []
+            totals: list[Any] = []
             for start in starts[first :: self._threads]:
                 rows = slice(start, min(start + self._step, self.n))
                 terms = work(self._block(rows, buffer, dtype), rows)

@@ -113,8 +113,8 @@ def loo_parts(X: Any, y: Any, alpha: Any, sample_weight: Any, fit_intercept: boo
     """The design, its spectrum, and leave-one-out residuals and leverages in columns (alpha, target)."""
     rows = design(X, y, sample_weight, fit_intercept)
     if rows.n < 2:
-        raise InputError(f"X: found {rows.n} row, expected at least two to leave one out")
-    alpha, flat, count = penalties(rows, alpha)
+        raise InputError("X: found one row (n_samples=1), expected at least two to leave one out")
+    alpha, flat, _ = penalties(rows, alpha)
     budget = float(np.finfo(rows.dtype).eps) ** 0.7  # 1e-11 in float64
     spectrum = _spectrum.decompose(rows, flat, solver, budget)
     flat = flat * rows.scale**2

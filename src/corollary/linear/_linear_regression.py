@@ -75,7 +75,7 @@ class LinearRegression(_Affine):
 
     _settings: ClassVar[dict[str, Check]] = {"fit_intercept": validation.flag, "solver": validation.one_of(*SOLVERS)}
 
-    def __init__(self, *, fit_intercept: bool = True, solver: str = "auto"):
+    def __init__(self, *, fit_intercept: Any = True, solver: Any = "auto"):
         self.fit_intercept = fit_intercept
         self.solver = solver
 
@@ -127,7 +127,7 @@ class Ridge(_Affine):
 
     _settings: ClassVar[dict[str, Check]] = {"fit_intercept": validation.flag, "solver": validation.one_of(*SOLVERS)}
 
-    def __init__(self, alpha: Any = 1.0, *, fit_intercept: bool = True, solver: str = "auto"):
+    def __init__(self, alpha: Any = 1.0, *, fit_intercept: Any = True, solver: Any = "auto"):
         self.alpha = alpha
         self.fit_intercept = fit_intercept
         self.solver = solver

@@ -177,12 +177,12 @@ class RidgeCV(_Affine):
         self,
         alphas: Any = (0.1, 1.0, 10.0),
         *,
-        fit_intercept: bool = True,
+        fit_intercept: Any = True,
         scoring: Any = None,
         cv: Any = None,
-        store_cv_results: bool = False,
-        alpha_per_target: bool = False,
-        solver: str = "auto",
+        store_cv_results: Any = False,
+        alpha_per_target: Any = False,
+        solver: Any = "auto",
     ):
         self.alphas = alphas
         self.fit_intercept = fit_intercept
