@@ -6,17 +6,13 @@ Exit status: 0 done; 2 bad usage or bad input, with one line on stderr; 3 a cert
 
 from __future__ import annotations
 
-import signal
 import sys
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from corollary.cli.atlas import atlas
-from corollary.cli.compare import compare
-from corollary.cli.fit import fit
-from corollary.cli.predict import predict
+from corollary.cli import atlas, compare, fit, predict, signals
 
 
 class OneLine(TyperGroup):
@@ -55,22 +51,25 @@ def _root(
     """
 
 
-for command in (fit, predict, compare, atlas):
+for command in (fit.fit, predict.predict, compare.compare, atlas.atlas):
     app.command()(command)
 
 
 def main() -> None:
     """The ``corollary`` script."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a half-made folder is cleared away
+    signals.install()
     app()
 
 
 def _status(run: Any) -> int:
     try:
-        return int(run() or 0)
+        status = int(run() or 0)
+        if status == 130:  # how the command line's own loop tells of an interrupt
+            raise KeyboardInterrupt
+        return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return signals.status()
     except BrokenPipeError:  # the reader had enough: `corollary atlas | head`
         sys.stderr.close()
         return 0

@@ -34,10 +34,10 @@ def _listen(installed: list[bool] = []) -> None:  # noqa: B006
         installed.append(True)
 
 
-def _heard(event: str, duration: float, **_: Any) -> None:
+def _heard(event: str, duration_secs: float, **_: Any) -> None:
     if _spans is not None and event.startswith("/jax/core/compile/"):
         now = time.perf_counter()
-        _spans.append((now - duration, now))
+        _spans.append((now - duration_secs, now))
 
 
 def _union(spans: list[tuple[float, float]]) -> float:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
+from corollary.cli import signals
 from corollary.core.errors import InputError
 
 OURS = {"model.safetensors", "model.json", "metrics.json", "predictions.csv", "report.html"}
@@ -38,6 +39,7 @@ def fresh(out: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
         yield work
         work.chmod(0o755)
+        signals.check()
         _take_the_name(work, out)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)

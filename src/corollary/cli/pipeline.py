@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
@@ -39,7 +40,8 @@ class Schema:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Schema:
         """From the model file."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+        return cls(**values)
 
 
 def schema_of(table: Table, target: str | None, kind: str) -> tuple[Schema, list[str]]:
@@ -129,4 +131,6 @@ def unseen_notice(X: Any, fitted: Pipeline, schema: Schema) -> list[str]:
 
 def rows_of(X: Any, index: np.ndarray) -> Any:
     """Some rows of a matrix or an Arrow table."""
-    return X[index] if isinstance(X, np.ndarray) or hasattr(X, "tocsr") else X.take(index)
+    if isinstance(X, np.ndarray):  # row by row in memory, as `predict` has it: the same layout gives the same bits
+        return np.ascontiguousarray(X[index])
+    return X[index] if scipy.sparse.issparse(X) else X.take(index)

@@ -26,7 +26,8 @@ def predict(
     import numpy as np
 
     from corollary.cli import pipeline
-    from corollary.cli.fit import quiet, write_csv
+    from corollary.cli.record import write_csv
+    from corollary.cli.training import quiet
     from corollary.core import compile_cache, model_file
     from corollary.core.data import read
     from corollary.core.errors import InputError, ModelFileError
@@ -42,6 +43,7 @@ def predict(
     table = read(data, text=schema.text)
     compile_cache.enable()
     X = pipeline.inputs(table, schema)
+    X = np.ascontiguousarray(X) if isinstance(X, np.ndarray) else X
     spare = [name for name in table.names if name not in {*schema.features, schema.target}]
     notices = [f"columns ignored: {', '.join(spare[:8])}{', ...' if len(spare) > 8 else ''}"] * bool(spare)
     notices += pipeline.missing_notice(X, schema) + pipeline.unseen_notice(X, fitted, schema)

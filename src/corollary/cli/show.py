@@ -20,7 +20,8 @@ from corollary.report.pages import show as number
 def fit(run: FitRun, out: pathlib.Path | None) -> None:
     """Scores, certificates and times in one table, notices below it."""
     target = f", target {run.target}" if run.target else ""
-    title = f"[bold]{escape(run.model)}[/] on {escape(run.data)}{escape(target)}: {run.rows['train']:,} rows + {run.rows['test']:,} held out"
+    what = f"[bold]{escape(run.model)}[/] on {escape(run.data)}{escape(target)}"
+    title = f"{what}: {run.rows['train']:,} rows + {run.rows['test']:,} held out"
     table = _table(title, ["", "measured", "bound / 95 % interval", "kind", "holds"], right=(1, 2))
     for s in run.scores:
         base = "" if s.baseline is None else f" [dim](baseline {number(s.baseline, 3)})[/]"
@@ -58,7 +59,7 @@ def fit(run: FitRun, out: pathlib.Path | None) -> None:
 def comparison_rows(result: dict[str, Any]) -> tuple[Sequence[str], list[list[str]]]:
     """The comparison's table as text, best model first."""
     folds, k = result["folds"], result["folds"].shape[1]
-    header = ["model", f"{result['score']} ± s.e.", "difference", "its 95 % interval", "s per fit", "hold"]
+    header = ["model", f"{result['score']} ± s.e.", "difference", "its 95 % interval", "s/fit", "hold"]
     rows = []
     for i in np.argsort(-folds.mean(axis=1), kind="stable"):
         mean, error = folds[i].mean(), folds[i].std(ddof=1) / np.sqrt(k)
@@ -86,17 +87,21 @@ def comparison_rows(result: dict[str, Any]) -> tuple[Sequence[str], list[list[st
 def comparison(result: dict[str, Any], table: tuple[Sequence[str], list[list[str]]], out: pathlib.Path | None) -> None:
     """The table with a small picture of means and standard errors on one scale."""
     header, rows = table
-    title = f"{escape(result['data'])}, target {escape(str(result['target']))}: {result['folds'].shape[1]} folds of {result['rows']:,} rows, the same for all"
-    shown = _table(title, [header[0], "", *header[1:]], right=range(2, len(header) + 1))
-    folds = result["folds"]
-    low, high = float(np.nanmin(folds)), float(np.nanmax(folds))
+    what = f"{escape(result['data'])}, target {escape(str(result['target']))}"
+    title = f"{what}: {result['folds'].shape[1]} folds of {result['rows']:,} rows, the same for all"
+    shown = _table(title, header, right=range(1, len(header)))
     for row in rows:
-        scores = folds[result["models"].index(row[0])]
-        shown.add_row(escape(row[0]), _strip(scores, low, high), *row[1:])
+        shown.add_row(*map(escape, row))
     console = Console(highlight=False)
     console.print(shown)
+    folds, width = result["folds"], min(console.width - 16, 60)
+    low, high = float(np.nanmin(folds)), float(np.nanmax(folds))
+    console.print(f"[dim]{'':<13}{low:<{width - 7}.3f}{high:>7.3f}[/]")
+    for row in rows:
+        console.print(f"{row[0]:<13}{_strip(folds[result['models'].index(row[0])], low, high, width)}")
+    console.print("[dim]● mean, ━ standard error, · folds. Differences to the best are paired by fold.[/]")
     console.print(
-        f"[dim]compile time {sum(result['compile']):.3g} s in all; ● mean, ━ standard error, · folds; differences to the best are paired by fold; hold: folds whose certificates all hold[/]"
+        f"[dim]hold: folds in which every certificate holds. Compile time {sum(result['compile']):.3g} s in all.[/]"
     )
     for notice in result["notices"]:
         console.print(f"[dim]note:[/] {escape(notice)}")
@@ -123,11 +128,11 @@ def _table(title: str, header: Sequence[str], right: Any = (), no_wrap: bool = T
     return table
 
 
-def _strip(scores: np.ndarray, low: float, high: float, width: int = 14) -> str:
+def _strip(scores: np.ndarray, low: float, high: float, width: int) -> str:
     """Folds, standard error and mean of one model on a line that all models share."""
     if not high > low:
         return ""
-    place = lambda x: int(round((width - 1) * float(np.clip((x - low) / (high - low), 0, 1))))  # noqa: E731
+    place = lambda x: round((width - 1) * float(np.clip((x - low) / (high - low), 0, 1)))  # noqa: E731
     cells = [" "] * width
     for x in scores:
         cells[place(x)] = "·"

@@ -259,7 +259,7 @@ def _svmlight(path: pathlib.Path, text: tuple[str, ...]) -> Table:
 
     try:
         # Columns are called by their index in the file, so that two files agree whether counted from zero or one.
-        matrix, y = load_svmlight_file(str(path), zero_based=True)
+        matrix, y = load_svmlight_file(str(path), zero_based=True)  # type: ignore[arg-type]
     except (ValueError, OSError) as error:
         raise InputError(f"DATA: {path.name} is not a readable svmlight file ({error})") from error
     if not (np.isfinite(matrix.data).all() and np.isfinite(y).all()):

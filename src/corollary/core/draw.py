@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,13 +34,14 @@ def convergence(solution: Solution, ax: Any = None, bound: str | None = None) ->
     if not solution.history:
         raise ValueError("history: found none, expected a run with history=True")
     ax = axes(ax, xlabel="step", ylabel="value")
+    colors = itertools.cycle((ACCENT, INK, MUTED))
     for name, values in solution.history.items():
         values = np.asarray(values, dtype=float)
         if values.ndim != 1:
             continue
         is_bound = name.endswith("bound") or name == bound
         shown = np.isfinite(values) & (values > 0)
-        style: dict[str, Any] = {"color": BOUND, "linestyle": "--"} if is_bound else {}
+        style: dict[str, Any] = {"color": BOUND, "linestyle": "--"} if is_bound else {"color": next(colors)}
         ax.plot(np.flatnonzero(shown), values[shown], label=name.replace("_", " "), linewidth=1.6, **style)
     ax.set_yscale("log")
     ax.legend(frameon=False)

@@ -158,7 +158,7 @@ def _encode(value: Any, where: str, tensors: dict[str, np.ndarray]) -> Any:
         case type() if issubclass(value, np.generic):
             return {"dtype": np.dtype(value).name}
         case np.dtype():
-            return {"dtype": value.name}
+            return {"dtype": value.name, "instance": True}
     path = _public_path(type(value))
     if path is None:
         raise ModelFileError(
@@ -204,6 +204,8 @@ def _decode(tree: Any, tensors: dict[str, np.ndarray]) -> Any:
                     raise ModelFileError(f"{path}: {name!r} is not an attribute's name")
                 object.__setattr__(instance, name, value)
             return instance
+        case {"dtype": name, "instance": True}:
+            return np.dtype(name)
         case {"dtype": name}:
             return np.dtype(name).type
     raise ModelFileError(f"found an entry with keys {sorted(tree)}, expected one of this format's")

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: sections, tables and inline SVG pictures that follow the reader's light or dark mode."""
+"""One self-contained HTML page: sections, tables and inline SVG pictures in the reader's light or dark mode."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import io
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -115,7 +115,7 @@ def svg(ax: Any) -> str:
         "font.size": 10,
     }
     empty = dict.fromkeys(["Date", "Creator", "Format", "Type"])
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(cast(Any, style)):
         _ink(ax.figure)
         ax.figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
     text = buffer.getvalue()
@@ -140,7 +140,7 @@ def _ink(figure: Any) -> None:
     for axes in figure.axes:
         for spine in axes.spines.values():
             spine.set_edgecolor(INK)
-        axes.tick_params(colors=INK)
+        axes.tick_params(which="both", colors=INK)
 
 
 def _black(artist: Any) -> bool:

@@ -55,8 +55,7 @@ def fit_page(run: FitRun) -> str:
     Holds the scores with their intervals, the convergence curve beside its bound, the coefficients or components,
     residuals or confusion matrix and calibration, and every certificate in a sentence.
     """
-    asked = f"{run.target} from" if run.target and run.kind != "reduction" else "of"
-    title = f"{run.model}: {asked} {run.data}"
+    title = f"{run.model} of {run.data}" if run.kind == "reduction" else f"{run.model}: {run.target} from {run.data}"
     counts = f"{run.rows['train']:,} rows to learn from, {run.rows['test']:,} held out, {len(run.features):,} columns"
     sections = [
         Section("", _verdict(run) + html.tiles(_tile(s) for s in run.scores) + _notices(run.notices)),
@@ -137,7 +136,7 @@ def _certificates(run: FitRun) -> Section:
 
 
 def _convergence(run: FitRun) -> list[Section]:
-    solution = getattr(run.estimator, "solution_", None)
+    solution: Any = getattr(run.estimator, "solution_", None)
     history = getattr(solution, "history", None) or {}
     if not any(np.ndim(v) == 1 and np.any(np.asarray(v, dtype=float) > 0) for v in history.values()):
         return []
@@ -162,8 +161,8 @@ def _learnt(run: FitRun) -> list[Section]:
     if coef.shape[1] != len(run.features):
         return []
     nonzero = int(np.sum(np.any(coef != 0, axis=0)))
-    kept = f"{nonzero:,} of {len(run.features):,} coefficients are not zero. "
-    note = "Columns are standardised, so a coefficient is the effect of one standard deviation (of a category: of being in it)."
+    kept = f"{nonzero:,} of {len(run.features):,} columns have a coefficient that is not zero. "
+    note = "Columns are standardised: a coefficient is the effect of one standard deviation, or of being in a category."
     if len(coef) == 1:
         picture = html.figure(pictures.coefficients(run.features, coef[0]), kept + "The largest are shown.")
     else:

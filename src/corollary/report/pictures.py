@@ -18,7 +18,7 @@ def certificates(certificates: Mapping[str, Certificate], ax: Any = None) -> Any
     shown = {name: c for name, c in certificates.items() if c.bound is not None}
     ax = axes(ax, xlabel="measured / bound", size=(6.0, 0.9 + 0.36 * max(len(shown), 1)))
     floor = 1e-6
-    for row, (name, c) in enumerate(shown.items()):
+    for row, c in enumerate(shown.values()):
         measured, bound = float(np.max(np.asarray(c.measured))), float(np.min(np.asarray(c.bound)))
         ratio = measured / bound if bound > 0 else (0.0 if measured <= bound else np.inf)
         place = float(np.clip(np.nan_to_num(ratio, nan=np.inf, posinf=1e3), floor, 1e3))
@@ -87,7 +87,7 @@ def confusion(actual: Any, predicted: Any, classes: Sequence[Any], ax: Any = Non
     """Counts of actual (rows) against predicted classes (columns); shade is the share of the row."""
     counts = np.asarray([[np.sum((actual == a) & (predicted == p)) for p in classes] for a in classes])
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = 1.9 + 0.42 * len(classes)
+    side = 2.4 + 0.24 * len(classes)
     ax = axes(ax, xlabel="predicted", ylabel="actual", size=(side + 0.6, side))
     ax.imshow(share, cmap=_single(), vmin=0, vmax=1)
     if len(classes) <= 20:
@@ -171,7 +171,7 @@ def _thin(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
     return a[keep], b[keep]
 
 
-def _short(text: str, most: int = 28) -> str:
+def _short(text: Any, most: int = 28) -> str:
     text = str(text).replace("$", r"\$")
     return text if len(text) <= most else text[: most - 1] + "…"
 

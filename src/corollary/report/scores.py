@@ -51,7 +51,7 @@ def regression(y: Float[np.ndarray, " rows"], predicted: Float[np.ndarray, " row
     means = rows.mean(axis=0)
     spread, deviation = float(np.sqrt(means[2])), float(np.abs(centred).mean())
 
-    def r2(m: np.ndarray) -> np.ndarray:
+    def r2(m: np.ndarray) -> Any:
         variance = m[..., 2] - m[..., 1] ** 2
         return 1 - m[..., 0] / np.where(variance > 0, variance, np.nan)
 
