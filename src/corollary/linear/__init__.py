@@ -5,6 +5,7 @@ from corollary.linear._early_stopping import Filters, early_stopping_filter
 from corollary.linear._hat_matrix import Deletion, deletion_effects, effective_dof, hat_matrix, leverages
 from corollary.linear._hyperplane import Hyperplane, hyperplane
 from corollary.linear._information_criteria import InformationCriteria, gaussian_log_likelihood, information_criteria
+from corollary.linear._lasso import LassoFit, alpha_max, elastic_net, lasso
 from corollary.linear._leave_one_out import LeaveOneOut, leave_one_out
 from corollary.linear._linear_regression import LinearRegression, Ridge
 from corollary.linear._logistic import LogisticModel, logistic_regression, softmax_regression
@@ -21,6 +22,7 @@ __all__ = [
     "Filters",
     "Hyperplane",
     "InformationCriteria",
+    "LassoFit",
     "LeaveOneOut",
     "LinearRegression",
     "LogisticModel",
@@ -31,13 +33,16 @@ __all__ = [
     "RidgeCVFit",
     "RidgeConditioning",
     "RidgeFit",
+    "alpha_max",
     "deletion_effects",
     "early_stopping_filter",
     "effective_dof",
+    "elastic_net",
     "gaussian_log_likelihood",
     "hat_matrix",
     "hyperplane",
     "information_criteria",
+    "lasso",
     "leave_one_out",
     "leverages",
     "logistic_regression",
