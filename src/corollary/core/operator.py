@@ -7,6 +7,7 @@ of vectors at once: one GEMM for a dense matrix, one BCSR product for a sparse o
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ import lineax as lx
 import numpy as np
 import scipy.sparse
 from jax.experimental import sparse as jsparse
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float, Inexact, Int
 
 from corollary.core.errors import InputError
 from corollary.core.precision import as_float
@@ -28,13 +29,20 @@ Operator = lx.AbstractLinearOperator
 class Sparse(lx.AbstractLinearOperator):
     """A sparse matrix that multiplies fast from both sides: A and Aᵀ are both kept as BCSR.
 
-    On a CPU a BCSR product runs at SciPy's speed, and neither product ever densifies. Memory: O(nnz), twice.
+    Neither product ever densifies. On a CPU a BCSR product with eight columns or more runs at SciPy's speed, but with
+    a single vector twenty times slower, so that `mv` there gathers and adds up by row. Cost O(nnz) a product; memory
+    O(nnz), twice.
 
     Parameters
     ----------
     matrix
-        ``scipy.sparse`` matrix or array of any format, JAX ``BCOO`` or ``BCSR``; duplicates are summed. Not traced:
-        build it outside `jit` and pass it in.
+        ``scipy.sparse`` matrix or array of any format, JAX ``BCOO`` or ``BCSR``; real and finite; duplicates are
+        summed. Not traced: build it outside `jit` and pass it in. Integers and booleans become the widest float.
+
+    Raises
+    ------
+    InputError
+        For complex, NaN or infinite entries, and for anything that is not a sparse matrix.
 
     Examples
     --------
@@ -46,11 +54,13 @@ class Sparse(lx.AbstractLinearOperator):
 
     matrix: jsparse.BCSR
     adjoint: jsparse.BCSR
+    rows: Int[Array, " nnz"]  # the row of each stored entry of `matrix`; `columns` is the same for `adjoint`
+    columns: Int[Array, " nnz"]
 
     def __init__(self, matrix: Any):
         csr = _to_csr(matrix)
-        self.matrix = _to_bcsr(csr)
-        self.adjoint = _to_bcsr(csr.T.conj().tocsr())
+        self.matrix, self.rows = _to_bcsr(csr)
+        self.adjoint, self.columns = _to_bcsr(csr.T.tocsr())
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -64,7 +74,9 @@ class Sparse(lx.AbstractLinearOperator):
 
     def mv(self, vector: Inexact[Array, " n"]) -> Inexact[Array, " m"]:
         """A x."""
-        return self.matrix @ vector
+        return jax.lax.platform_dependent(
+            self.matrix, self.rows, vector, cpu=_add_up_rows, default=lambda matrix, _, x: matrix @ x
+        )
 
     def as_matrix(self) -> Inexact[Array, "m n"]:
         """The dense matrix; ask for it only where it fits."""
@@ -72,10 +84,7 @@ class Sparse(lx.AbstractLinearOperator):
 
     def transpose(self) -> Sparse:
         """Aᵀ: the two stored matrices change places."""
-        other = object.__new__(Sparse)
-        object.__setattr__(other, "matrix", self.adjoint)
-        object.__setattr__(other, "adjoint", self.matrix)
-        return other
+        return _swapped(self, matrix="adjoint", rows="columns")
 
     def in_structure(self) -> jax.ShapeDtypeStruct:
         """Shape and dtype of x in A x."""
@@ -99,13 +108,28 @@ class Function(lx.AbstractLinearOperator):
         y of shape (m,) to Aᵀ y of shape (n,). Left out, it is derived by transposing `mv_fn` (`jax.linear_transpose`).
     dtype
         Of x; the result may be of another.
+
+    Raises
+    ------
+    InputError
+        Where a product returns anything but a vector of the right length.
+
+    Examples
+    --------
+    >>> difference = Function(lambda x: x[1:] - x[:-1], 3)
+    >>> difference.mv(jnp.array([1.0, 4.0, 9.0])).tolist()
+    [3.0, 5.0]
+    >>> difference.transpose().mv(jnp.array([1.0, 1.0])).tolist()
+    [-1.0, 0.0, 1.0]
     """
 
-    mv_fn: Callable[[Array], Array] = eqx.field(static=True)
-    rmv_fn: Callable[[Array], Array] = eqx.field(static=True)
+    # Arrays that the functions close over become leaves, so that the operator may cross jit, vmap and grad.
+    mv_fn: Callable[[Array], Array]
+    rmv_fn: Callable[[Array], Array]
     n: int = eqx.field(static=True)
     m: int = eqx.field(static=True)
     dtype: Any = eqx.field(static=True)
+    out_dtype: Any = eqx.field(static=True)
 
     def __init__(
         self,
@@ -116,12 +140,16 @@ class Function(lx.AbstractLinearOperator):
     ):
         self.dtype = jnp.dtype(dtype or jnp.zeros(()).dtype)
         x = jax.ShapeDtypeStruct((n,), self.dtype)
-        y = jax.eval_shape(mv_fn, x)
+        self.mv_fn = _closed(mv_fn, x)
+        y = jax.eval_shape(self.mv_fn, x)
         if y.ndim != 1:
             raise InputError(f"mv_fn: returned shape {y.shape} for a vector of length {n}, expected a vector")
-        transposed = jax.linear_transpose(mv_fn, x) if rmv_fn is None else None
-        self.mv_fn, self.n, self.m = mv_fn, n, y.shape[0]
-        self.rmv_fn = rmv_fn or (lambda v: transposed(v)[0])  # type: ignore[misc]
+        # The transpose runs through `mv_fn` as it was converted: the arrays it closes over are shared, not kept twice.
+        given = rmv_fn or _Transposed(self.mv_fn, x)
+        self.rmv_fn = given if rmv_fn is None else _closed(given, y)
+        if (back := jax.eval_shape(given, y)).shape != x.shape:
+            raise InputError(f"rmv_fn: returned shape {back.shape} for a vector of {y.shape}, expected ({n},)")
+        self.n, self.m, self.out_dtype = n, y.shape[0], y.dtype
 
     def mv(self, vector: Inexact[Array, " n"]) -> Inexact[Array, " m"]:
         """A x."""
@@ -133,7 +161,7 @@ class Function(lx.AbstractLinearOperator):
 
     def transpose(self) -> Function:
         """Aᵀ: the two products change places."""
-        return Function(self.rmv_fn, self.m, self.mv_fn, self.dtype)
+        return _swapped(self, mv_fn="rmv_fn", n="m", dtype="out_dtype")
 
     def in_structure(self) -> jax.ShapeDtypeStruct:
         """Shape and dtype of x in A x."""
@@ -141,7 +169,34 @@ class Function(lx.AbstractLinearOperator):
 
     def out_structure(self) -> jax.ShapeDtypeStruct:
         """Shape and dtype of A x."""
-        return jax.ShapeDtypeStruct((self.m,), self.dtype)
+        return jax.ShapeDtypeStruct((self.m,), self.out_dtype)
+
+
+class _Closed(eqx.Module):
+    """A function whose closed-over arrays are leaves and whose code is static, so that plain `jit` takes it."""
+
+    arrays: list[Any]
+    code: Any = eqx.field(static=True)
+
+    def __call__(self, vector: Array) -> Array:
+        others, tree = self.code
+        return jax.tree.unflatten(tree, eqx.combine(self.arrays, list(others)))(vector)
+
+
+def _closed(function: Callable[[Array], Array], x: jax.ShapeDtypeStruct) -> _Closed:
+    leaves, tree = jax.tree.flatten(eqx.filter_closure_convert(function, x))
+    arrays, others = eqx.partition(leaves, lambda leaf: isinstance(leaf, jax.Array | np.ndarray))
+    return _Closed(arrays, (tuple(others), tree))
+
+
+class _Transposed(eqx.Module):
+    """y to Aᵀ y, by transposing x to A x."""
+
+    mv_fn: Callable[[Array], Array]
+    x: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+    def __call__(self, vector: Array) -> Array:
+        return jax.linear_transpose(self.mv_fn, self.x)(vector)[0]
 
 
 class Centred(lx.AbstractLinearOperator):
@@ -204,7 +259,11 @@ def dtype(a: lx.AbstractLinearOperator) -> Any:
 
 
 def matmat(a: lx.AbstractLinearOperator, block: Inexact[Array, "n k"]) -> Inexact[Array, "m k"]:
-    """A V for a block of k vectors: one GEMM where A is dense, one sparse product where it is sparse."""
+    """A V for a block of k vectors: one GEMM where A is dense, one sparse product where it is sparse.
+
+    Any other operator (`Function`, ``lineax.JacobianLinearOperator``) is vmapped over its `mv`: a Jacobian is then
+    linearised once and pushed forward k times.
+    """
     match a:
         case lx.MatrixLinearOperator():
             return a.matrix @ block
@@ -220,7 +279,7 @@ def matmat(a: lx.AbstractLinearOperator, block: Inexact[Array, "n k"]) -> Inexac
 
 
 def rmatmat(a: lx.AbstractLinearOperator, block: Inexact[Array, "m k"]) -> Inexact[Array, "n k"]:
-    """Aᵀ U for a block of k vectors."""
+    """Aᵀ U for a block of k vectors, as `matmat` on the transpose: a Jacobian is pulled back k times."""
     if isinstance(a, lx.MatrixLinearOperator):
         return a.matrix.T @ block  # no transposed copy: the GEMM reads A as it lies
     return matmat(a.transpose(), block)
@@ -249,18 +308,37 @@ def _to_csr(matrix: Any) -> Any:
     if isinstance(matrix, jsparse.BCSR):
         parts = tuple(np.asarray(p) for p in (matrix.data, matrix.indices, matrix.indptr))
         matrix = scipy.sparse.csr_array(parts, shape=matrix.shape)
-    if not scipy.sparse.issparse(matrix):
+    if not scipy.sparse.issparse(matrix) or matrix.ndim != 2:
         raise InputError(f"matrix: found {type(matrix).__name__}, expected a SciPy or JAX sparse matrix")
     csr = scipy.sparse.csr_array(matrix)
     csr.sum_duplicates()
-    if not np.issubdtype(csr.dtype, np.inexact):
+    if csr.dtype.kind not in "buif":
+        raise InputError(f"matrix: found dtype {csr.dtype}, expected real numbers")
+    if csr.dtype not in (np.float32, np.float64):
         csr = csr.astype(np.float64)
+    if not np.isfinite(csr.data).all():
+        raise InputError("matrix: found NaN or infinity, expected finite numbers")
     return csr
 
 
-def _to_bcsr(csr: Any) -> jsparse.BCSR:
+def _to_bcsr(csr: Any) -> tuple[jsparse.BCSR, Array]:
+    rows = np.repeat(np.arange(csr.shape[0], dtype=np.int32), np.diff(csr.indptr))
     parts = (jnp.asarray(csr.data), jnp.asarray(csr.indices.astype(np.int32)), jnp.asarray(csr.indptr.astype(np.int32)))
-    return jsparse.BCSR(parts, shape=csr.shape, indices_sorted=True, unique_indices=True)
+    return jsparse.BCSR(parts, shape=csr.shape, indices_sorted=True, unique_indices=True), jnp.asarray(rows)
+
+
+def _add_up_rows(matrix: jsparse.BCSR, rows: Int[Array, " nnz"], x: Inexact[Array, " n"]) -> Inexact[Array, " m"]:
+    terms = matrix.data * x.at[matrix.indices].get(mode="promise_in_bounds")
+    return jax.ops.segment_sum(terms, rows, num_segments=matrix.shape[0], indices_are_sorted=True)
+
+
+def _swapped(operator: Any, **pairs: str) -> Any:
+    """The same operator with fields exchanged pairwise: its transpose, without building anything."""
+    names = pairs | {b: a for a, b in pairs.items()}
+    other = object.__new__(type(operator))
+    for field in dataclasses.fields(operator):
+        object.__setattr__(other, field.name, getattr(operator, names.get(field.name, field.name)))
+    return other
 
 
 def _untagged(_: lx.AbstractLinearOperator) -> bool:
