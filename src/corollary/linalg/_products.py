@@ -1,0 +1,126 @@
+"""The two products that randomized methods need, on the side where the matrix lies.
+
+A NumPy array, a `scipy.sparse` matrix or a JAX array in host memory is multiplied by the host's BLAS where it lies:
+moving 400 MB into JAX costs more than ten products. Traced, sharded and accelerator arrays and every `lineax` operator
+are multiplied by JAX. The algorithms are written once over `xp`, which is `numpy` or `jax.numpy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import scipy.sparse
+from jax.core import Tracer
+from jaxtyping import Array, Float, Key
+
+from corollary.core import operator, validation
+from corollary.core.errors import InputError
+from corollary.core.precision import as_float
+
+Block = Float[Array | np.ndarray, "_ _"]
+Values = Float[Array | np.ndarray, " _"]
+
+
+class Products(NamedTuple):
+    """A matrix as seen by a randomized method: its shape, its precision, V ↦ AV and U ↦ AᵀU."""
+
+    xp: Any
+    shape: tuple[int, int]
+    dtype: Any
+    apply: Callable[[Any], Any]
+    adjoint: Callable[[Any], Any]
+    traced: bool
+    in_jax: bool
+
+    @property
+    def T(self) -> Products:
+        """The transpose: the two products change places."""
+        return self._replace(shape=self.shape[::-1], apply=self.adjoint, adjoint=self.apply)
+
+    @property
+    def eps(self) -> float:
+        """Machine epsilon of the products."""
+        return float(np.finfo(self.dtype).eps)
+
+    def scaled(self, scale: Any) -> Products:
+        """A / scale, by scaling the thin factor only."""
+        adjoint = self.adjoint
+        return self._replace(apply=lambda V, f=self.apply: f(V / scale), adjoint=lambda U: adjoint(U) / scale)
+
+    def normal(self, key: Key[Array, ""], rows: int, columns: int) -> Block:
+        """A Gaussian block, the same on both sides."""
+        block = jax.random.normal(key, (rows, columns), self.dtype)
+        return np.asarray(block) if self.xp is np else block
+
+    def out(self, tree: Any) -> Any:
+        """Results in the caller's kind of array: JAX arrays that were computed on the host go back."""
+        if self.in_jax and self.xp is np:
+            return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray | np.generic) else x, tree)
+        return tree
+
+
+def products(A: Any, key: Any = None, name: str = "A") -> Products:
+    """See a dense or sparse matrix or an operator as its two products; refuse what is none, or is not finite.
+
+    A traced `key` (a batch of seeds under `vmap`, say) needs JAX's products as much as a traced matrix does.
+    """
+    if scipy.sparse.issparse(A):
+        csr = scipy.sparse.csr_array(A)
+        csr = csr if csr.dtype in (np.float32, np.float64) else csr.astype(_real(name, csr.dtype))
+        shape: Any = csr.shape
+        if 0 in shape:
+            raise InputError(f"{name}: found an empty matrix of shape {shape}, expected at least one entry")
+        if not np.isfinite(csr.data).all():
+            raise InputError(f"{name}: found NaN or infinity, expected finite numbers")
+        transpose = csr.T
+        return Products(np, shape, csr.dtype, lambda V: csr @ V, lambda U: transpose @ U, False, False)
+    if not isinstance(A, lx.AbstractLinearOperator) and hasattr(A, "todense"):
+        A = operator.as_operator(A)  # JAX's sparse matrices
+    if isinstance(A, lx.MatrixLinearOperator):
+        A = A.matrix
+    if isinstance(A, lx.AbstractLinearOperator):
+        _real(name, operator.dtype(A))
+        apply, adjoint = lambda V: operator.matmat(A, V), lambda U: operator.rmatmat(A, U)
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((A, key)))
+        return Products(jnp, operator.shape(A), np.dtype(operator.dtype(A)), apply, adjoint, traced, True)
+    in_jax = isinstance(A, jax.Array)
+    A = validation.matrix(name, A, host=True)
+    traced = isinstance(A, Tracer) or isinstance(key, Tracer)
+    if not traced and (isinstance(A, np.ndarray) or _on_host(A)):
+        A = np.asarray(A)
+        return Products(np, A.shape, A.dtype, lambda V: A @ V, lambda U: A.T @ U, False, in_jax)
+    A = as_float(A)
+    return Products(jnp, A.shape, np.dtype(A.dtype), lambda V: A @ V, lambda U: A.T @ U, traced, True)
+
+
+def orthonormal(block: Block, basis: list[Any], xp: Any) -> Block:
+    """Orthonormal columns that span `block` less its part in `basis`; random directions where nothing is left.
+
+    Projecting, normalising and projecting once more keeps the whole basis orthogonal to rounding ("twice is enough",
+    Parlett, The Symmetric Eigenvalue Problem, §6.9), also where the block is numerically dependent on the basis.
+    """
+    for _ in range(2):
+        block = xp.linalg.qr(deflate(block, basis))[0]
+    return block
+
+
+def deflate(block: Block, basis: list[Any]) -> Block:
+    """(I − QQᵀ) block, for Q in blocks of fixed shape."""
+    for Q in basis:
+        block = block - Q @ (Q.T @ block)
+    return block
+
+
+def _real(name: str, dtype: Any) -> Any:
+    if np.dtype(dtype).kind not in "buif":
+        raise InputError(f"{name}: found dtype {dtype}, expected real numbers")
+    return np.float64
+
+
+def _on_host(a: jax.Array) -> bool:
+    return {d.platform for d in a.devices()} == {"cpu"} and len(a.devices()) == 1
