@@ -297,7 +297,7 @@ def _iterate(solver: str, max_steps: int, A: Operator, b: Array, tol: Any) -> So
     rule: Any = (
         lx.LSMR(tol, tol, max_steps=max_steps, conlim=jnp.inf)
         if solver == "lsmr"
-        else lx.Normal(lx.CG(tol, jnp.zeros_like(tol), max_steps=max_steps))
+        else lx.Normal(lx.CG(tol, 0 * tol, max_steps=max_steps))
     )
     solve = lambda column: lx.linear_solve(A, column, rule, throw=False)  # noqa: E731
     answer = jax.vmap(solve, in_axes=1)(B)
