@@ -97,7 +97,7 @@ def test_report_is_one_file_and_tells_every_certificate(first):
     assert model.certificates_
     for certificate in model.certificates_.values():
         assert escaping.escape(certificate.explain()) in text
-    for heading in ("Certificates", "Coefficients", "Held-out rows", "Details"):
+    for heading in ("Certificates", "Convergence", "Coefficients", "Held-out rows", "Details"):
         assert f"<h2>{heading}</h2>" in text
 
 
@@ -117,6 +117,8 @@ def test_every_shipped_data_set(data, model, tmp_path):
     run("fit", data, "--target", "target", "--model", model, "--out", tmp_path / "run", "--strict")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["holds"] is True
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert ("Calibration" in report) == (model == "logistic")
     if model == "logistic":
         assert metrics["scores"]["accuracy"]["value"] > 0.9
         assert metrics["scores"]["log loss"]["value"] < 0.5

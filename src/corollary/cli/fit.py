@@ -60,7 +60,10 @@ def fit(
     command += ["--target", target] if target else []
     command += [part for text in settings or [] for part in ("--set", text)]
     command += ["--test-size", f"{test_size:g}", "--seed", str(seed)]
-    run, fitted, schema, held_out = train(data, target, model, settings or (), test_size, seed, shlex.join(command))
+    asked = shlex.join(command)
+    run, fitted, schema, held_out = train(
+        data, target, model, settings or (), test_size, seed, asked, trace=out is not None
+    )
     if out is not None:
         with folder.fresh(out) as work:
             model_file.save(fitted, work, schema=schema.plain(), name=model, data=run.data)

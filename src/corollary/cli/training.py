@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.model_selection import train_test_split
 
 from corollary.cli import models, pipeline, record
@@ -20,11 +21,23 @@ from corollary.core.data import read
 from corollary.core.errors import CertificateWarning, InputError
 from corollary.report import FitRun, scores
 
+TRACE_SECONDS = 2.0
+
 
 def train(
-    data: str, target: str | None, name: str, settings: Sequence[str], test_size: float, seed: int, command: str
-) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """The finished run, the fitted pipeline, its schema and the held-out rows' predictions as columns."""
+    data: str,
+    target: str | None,
+    name: str,
+    settings: Sequence[str],
+    test_size: float,
+    seed: int,
+    command: str,
+    trace: bool = False,
+) -> tuple[FitRun, Any, pipeline.Schema, dict[str, Any]]:
+    """The finished run, the fitted pipeline, its schema and the held-out rows' predictions as columns.
+
+    With `trace` the run also has its gap by number of steps, for the report's picture.
+    """
     if not 0 < test_size < 1:
         raise InputError(f"--test-size: found {test_size:g}, expected a share between 0 and 1")
     spec = models.spec_of(name)
@@ -62,9 +75,12 @@ def train(
     scoring = time.perf_counter() - started
     spent = {"read": reading, "fit": clock["wall"] - clock["compile"], "compile": clock["compile"], "score": scoring}
     columns = {"row": test + 1, **result.pop("columns")}
+    fitted_model, gaps = fitted.named_steps["model"], None
+    if trace and y is not None and "duality_gap" in getattr(fitted_model, "certificates_", {}):
+        gaps = gap_by_steps(fitted_model, fitted.named_steps["prepare"].transform(X_learn), y[learn], TRACE_SECONDS)
     run = FitRun(
         data=table.name, model=name, kind=spec.kind, target=target, command=command,
-        estimator=fitted.named_steps["model"],
+        estimator=fitted_model, gaps=gaps,
         features=pipeline.prepared_names(fitted, schema), rows={"train": len(learn), "test": len(test)},
         seconds=spent, notices=notices, versions=record.versions(), **result,
     )  # fmt: skip
@@ -88,6 +104,8 @@ def fit_quietly(fitted: Any, X: Any, y: Any, description: str, schema: Any) -> l
             if str(error).partition(":")[0] in model.get_params(deep=False):
                 raise InputError(f"--set {error}") from error
             raise
+        except ValueError as error:  # what scikit-learn's own checks refuse
+            raise InputError(f"{description}: {str(error).splitlines()[0]}") from error
         if shown and verbose is False:
             model.set_params(verbose=False)
     messages = [str(w.message).splitlines()[0] for w in caught if not issubclass(w.category, CertificateWarning)]
@@ -124,6 +142,30 @@ def evaluate(fitted: Any, kind: str, X: Any, y: Any, learn: Any, test: Any, seed
         columns |= {f"probability_{c}": probability[:, i] for i, c in enumerate(model.classes_)}
     made = scores.classification(actual, predicted, probability, model.classes_, prior, seed)
     return {"scores": made, "actual": actual, "predicted": predicted, "probability": probability, "columns": columns}
+
+
+def gap_by_steps(model: Any, Z: Any, y: Any, seconds: float) -> tuple[Any, Any] | None:
+    """The duality gap after k = 1, 2, ... steps, by fitting again with fewer of them, for at most so many seconds.
+
+    None where the model kept its own history, takes no number of steps, or chooses its penalty (another problem each
+    time). Beyond ten steps k grows by a third.
+    """
+    params, steps = model.get_params(deep=False), getattr(model, "n_iter_", None)
+    known = getattr(getattr(model, "solution_", None), "history", None)
+    if known or steps is None or not {"max_iter", "tol"} <= params.keys() or "cv" in params:
+        return None
+    last, k, found = int(np.max(steps)), 1, []
+    deadline = time.perf_counter() + seconds
+    with quiet():
+        while k < last and time.perf_counter() < deadline:
+            fewer: Any = clone(model)
+            fewer.set_params(max_iter=k).fit(Z, y)
+            found.append((k, float(np.max(np.asarray(fewer.certificates_["duality_gap"].measured)))))
+            k += max(1, k // 3) if k >= 10 else 1
+    if k < last or not found:  # out of time, or solved in one step
+        return None
+    found.append((last, float(np.max(np.asarray(model.certificates_["duality_gap"].measured)))))
+    return tuple(np.array(found).T)
 
 
 @contextlib.contextmanager

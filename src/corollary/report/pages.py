@@ -34,6 +34,7 @@ class FitRun:
     predicted: Any = None
     probability: Any = None
     projected: Any = None
+    gaps: tuple[Any, Any] | None = None  # numbers of steps, and the duality gap after each
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -136,12 +137,24 @@ def _certificates(run: FitRun) -> Section:
 
 
 def _convergence(run: FitRun) -> list[Section]:
+    """The solver's own history, or the gap by number of steps, beside the bound; a direct solver has neither."""
     solution: Any = getattr(run.estimator, "solution_", None)
+    gap = run.certificates.get("duality_gap")
+    if run.gaps is not None and gap is not None:
+        caption = (
+            "Solid: the duality gap, which bounds F − F*, by number of steps, where finite. Dashed: its tolerance."
+        )
+        return [
+            Section("Convergence", html.figure(pictures.gap(*run.gaps, float(np.min(np.asarray(gap.bound)))), caption))
+        ]
     history = getattr(solution, "history", None) or {}
     if not any(np.ndim(v) == 1 and np.any(np.asarray(v, dtype=float) > 0) for v in history.values()):
         return []
-    caption = "Solid: measured at each step. Dashed: what the theorem allows."
-    return [Section("Convergence", html.figure(draw.convergence(solution), caption))]
+    caption = "Solid: measured at each step. Dashed: what the theorem or the certificate allows."
+    ax = draw.convergence(solution)
+    if gap is not None and "duality_gap" in history:
+        ax.axhline(float(np.min(np.asarray(gap.bound))), color=draw.BOUND, linestyle="--", linewidth=1.2)
+    return [Section("Convergence", html.figure(ax, caption))]
 
 
 def _learnt(run: FitRun) -> list[Section]:

@@ -129,6 +129,18 @@ def calibration(
     return ax
 
 
+def gap(steps: Any, gaps: Any, bound: float, ax: Any = None) -> Any:
+    """The duality gap by number of steps, and the bound that the solver was asked to reach."""
+    steps, gaps = np.asarray(steps), np.asarray(gaps, dtype=float)
+    shown = np.isfinite(gaps) & (gaps > 0)
+    ax = axes(ax, xlabel="steps", ylabel="duality gap")
+    ax.plot(steps[shown], gaps[shown], color=ACCENT, marker="o", markersize=4, linewidth=1.6)
+    ax.axhline(bound, color=BOUND, linestyle="--", linewidth=1.2)
+    ax.set_yscale("log")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    return ax
+
+
 def explained(ratio: Any, ax: Any = None) -> Any:
     """Share of variance by component (bars) and in total (line)."""
     ratio = np.asarray(ratio, dtype=float)
