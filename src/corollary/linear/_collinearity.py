@@ -37,8 +37,8 @@ def vif(X: Any, *, fit_intercept: bool = True) -> Solution:
     ----------
     X : (n, p)
     fit_intercept
-        Regress each column on the others and a constant (R_j² centred). False: as given, uncentred (then put the
-        constant in as a column yourself, as statsmodels does).
+        Regress each column on the others and a constant (R_j² centred). False: on the others alone, uncentred; both as
+        statsmodels, which looks for a constant column itself.
 
     Returns
     -------

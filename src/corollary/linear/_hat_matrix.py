@@ -172,7 +172,9 @@ def deletion_effects(
     fit = _spectrum.solve(rows, spectrum, flat)
     weight = spectrum.filter(flat[:1])[:, 0]
     matrix = rows.matrix() if isinstance(rows, Rows) else rows.X
-    basis = spectrum.right if spectrum.right is not None else rows.adjoint(spectrum.left * _inverse_root(spectrum, xp))
+    basis = (
+        spectrum.right if spectrum.right is not None else rows.adjoint(spectrum.left * _spectrum.inverse_root(spectrum))
+    )
     influence = (matrix @ basis * weight) @ basis.T  # rows √w_i (X̃ᵀX̃ + α)⁻¹ x̃_i
     moved = rows.root_column * residual * rows.y_scale  # √w_i e_i/(1 − h_i)
     coef = fit.coef[None] - influence[:, :, None] * moved[:, None, :]
@@ -240,8 +242,3 @@ def effective_dof(X: Any, alpha: Any = 0.0, *, fit_intercept: bool = True, solve
     )
     stats = {"rank": spectrum.rank, "solver": spectrum.route, "reason": spectrum.reason}
     return Solution(shaped(rows, alpha, dof), {"rounding": bound}, stats=stats)
-
-
-def _inverse_root(spectrum: Any, xp: Any) -> Any:
-    keep = spectrum.values > spectrum.cutoff
-    return xp.where(keep, 1.0 / xp.sqrt(xp.where(keep, spectrum.values, 1.0)), 0.0)

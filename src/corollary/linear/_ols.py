@@ -144,7 +144,7 @@ def ols(
     gradient = _spectrum.gradient_certificate(
         rows, fit, alpha, "‖Xᵀr‖ ≤ rounding · ‖X‖(‖r‖ + ‖X‖‖β‖)", "normal equations; Björck (1996), eq. 1.1.15"
     )
-    certificates = {"normal_equations": gradient, "backward_error": _backward_error(rows, spectrum, fit)}
+    certificates = {"normal_equations": gradient, "backward_error": _backward_error(rows, spectrum, fit, alpha)}
     finite = xp.isfinite(value.coef).all()
     low = xp.where(spectrum.values > spectrum.cutoff, spectrum.values, xp.inf).min(initial=xp.inf)
     stats = {
@@ -187,21 +187,19 @@ def _statistics(rows: Rows | Whole, spectrum: Any, fit: Any, covariance: bool) -
         if spectrum.right is not None:
             right = spectrum.right
         else:
-            left = spectrum.left / xp.sqrt(
-                xp.maximum(spectrum.values, spectrum.cutoff) + (spectrum.values.max(initial=0.0) == 0)
-            )
+            left = spectrum.left * _spectrum.inverse_root(spectrum)
             right = rows.adjoint(left)
-        keep = xp.where(spectrum.values > spectrum.cutoff, 1.0 / xp.maximum(spectrum.values, spectrum.cutoff), 0.0)
-        keep = xp.where(spectrum.values > 0, keep, 0.0)
-        inverse = (right * keep) @ right.T
-        sigma2 = xp.where(dof > 0, fit.rss / xp.maximum(dof, 1), 0.0)
+        half = right * _spectrum.inverse_root(spectrum)
+        inverse = half @ half.T
+        sigma2 = xp.where(dof > 0, fit.rss / xp.maximum(dof, 1).astype(fit.rss.dtype), 0.0)
         stderr = xp.sqrt(xp.diag(inverse)[:, None] * sigma2) * (rows.scale / rows.y_scale)
         middle = 1 / rows.total + rows.x_mean @ inverse @ rows.x_mean
         intercept_stderr = xp.sqrt(middle * sigma2) / rows.y_scale * int(rows.fit_intercept)
         unscaled, sigma2 = inverse * rows.scale**2, sigma2 * unit
-    variance = xp.where(fit.rss > 0, fit.rss * unit, xp.finfo(rows.dtype).tiny) / observed
+    count = observed if isinstance(observed, int) else observed.astype(fit.rss.dtype)
+    variance = xp.where(fit.rss > 0, fit.rss * unit, xp.finfo(rows.dtype).tiny) / count
     logs = 0.0 if rows.weights is None else xp.sum(xp.log(xp.where(rows.weights > 0, rows.weights, 1.0)))
-    likelihood = -observed / 2 * (xp.log(2 * np.pi * variance) + 1) + logs / 2
+    likelihood = -count / 2 * (xp.log(2 * np.pi * variance) + 1) + logs / 2
     one = rows.one_target
 
     def shaped(value: Any) -> Any:
@@ -228,26 +226,12 @@ def _statistics(rows: Rows | Whole, spectrum: Any, fit: Any, covariance: bool) -
     )
 
 
-def _backward_error(rows: Rows | Whole, spectrum: Any, fit: Any) -> Certificate:
-    """√2 ‖(‖β‖²X̃ᵀX̃ + ‖r‖²)^(-1/2) X̃ᵀr‖ / ‖X̃‖_F, at least the smallest relative perturbation that explains β."""
-    xp = rows.xp
-    norm = xp.sqrt(xp.maximum(rows.norm2, xp.finfo(rows.norm2.dtype if xp is jnp else np.float64).tiny))
-    rss, beta = fit.rss[None, :], xp.sum(fit.coef**2, axis=0)[None, :]
-    if spectrum.right is not None:
-        weight = beta * spectrum.values[:, None] + rss
-        parts = xp.where(weight > 0, (spectrum.right.T @ fit.gradient) ** 2 / xp.where(weight > 0, weight, 1.0), 0.0)
-        estimate = xp.sqrt(2 * xp.max(xp.sum(parts, axis=0))) / norm
-    else:  # wide: the simple upper bounds of Stewart (1977)
-        size, tiny = xp.linalg.norm(fit.gradient, axis=0), xp.finfo(fit.rss.dtype).tiny
-        by_gradient = xp.where(fit.rss > 0, size / xp.sqrt(xp.maximum(fit.rss, tiny)), 0.0)
-        by_residual = xp.sqrt(fit.rss / xp.maximum(beta[0], tiny))
-        estimate = xp.max(xp.where(beta[0] > 0, xp.minimum(by_gradient, by_residual), by_gradient)) / norm
-    moved = xp.max(fit.slack / xp.sqrt(xp.maximum(fit.rss, xp.finfo(fit.rss.dtype).tiny))) / norm
-    bound = 8 * float(jnp.finfo(rows.dtype).eps) * rows.p**0.5
+def _backward_error(rows: Rows | Whole, spectrum: Any, fit: Any, alpha: Any) -> Certificate:
+    measured = rows.xp.max(_spectrum.backward_error(rows, spectrum, fit, alpha))
     return Certificate(
         "‖E‖/‖X‖ ≤ bound for some E with β the exact fit of X + E",
-        estimate + xp.where(xp.max(fit.slack) > 0, moved, 0.0),
-        bound,
+        measured,
+        8 * float(jnp.finfo(rows.dtype).eps) * rows.p**0.5,
         "exact",
         "Waldén, Karlson & Sun (1995); Gratton, Jiránek & Titley-Peloquin (2012), thm 2",
         assumptions=(Assumption("the factor used in the estimate is accurate to first order"),),

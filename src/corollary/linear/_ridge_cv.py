@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, Int
-from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import check_scoring
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GridSearchCV
 
 from corollary.core import validation
 from corollary.core.errors import InputError
@@ -221,8 +221,10 @@ class RidgeCV(_Affine):
             scorer, kept = check_scoring(_Identity(), scoring=self.scoring), y[None] - residual
             columns = [kept[..., j] for j in range(y.shape[1])] if per_target else [kept]
             targets = [y[:, j] for j in range(y.shape[1])] if per_target else [y]
+            weighted = {} if sample_weight is None else {"sample_weight": sample_weight}
             scores = np.array(
-                [[scorer(_Identity(), c, t) for c in cs] for cs, t in zip(columns, targets, strict=True)], np.float64
+                [[scorer(_Identity(), c, t, **weighted) for c in cs] for cs, t in zip(columns, targets, strict=True)],
+                np.float64,
             ).T
             scores = scores if per_target else scores[:, 0]
             best = np.argmax(scores, axis=0)
@@ -245,15 +247,11 @@ class RidgeCV(_Affine):
     def _fit_folds(self, X: Any, y: Any, sample_weight: Any, alphas: np.ndarray) -> None:
         if self.store_cv_results or self.alpha_per_target:
             raise InputError("cv: found folds with store_cv_results or alpha_per_target, expected cv=None for those")
-        params = None if sample_weight is None else {"sample_weight": sample_weight}
-        scores = []
-        for alpha in alphas:
-            model = Ridge(alpha=float(alpha), fit_intercept=self.fit_intercept, solver=self.solver)
-            scores.append(float(np.mean(cross_val_score(model, X, y, scoring=self.scoring, cv=self.cv, params=params))))
-        best = int(np.argmax(scores))
-        final = clone(Ridge(alpha=float(alphas[best]), fit_intercept=self.fit_intercept, solver=self.solver))
-        final.fit(X, y, sample_weight)
-        self._keep(final.solution_, alpha_=alphas[best], best_score_=scores[best])
+        ridge_at = Ridge(fit_intercept=self.fit_intercept, solver=self.solver)
+        search = GridSearchCV(ridge_at, {"alpha": alphas}, scoring=self.scoring, cv=self.cv, error_score="raise")
+        search.fit(X, y, **({} if sample_weight is None else {"sample_weight": sample_weight}))
+        final = search.best_estimator_
+        self._keep(final.solution_, alpha_=np.asarray(final.alpha)[()], best_score_=np.asarray(search.best_score_)[()])
         self.coef_, self.intercept_, self.n_iter_ = final.coef_, final.intercept_, final.n_iter_
 
 

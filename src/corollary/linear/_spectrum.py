@@ -229,7 +229,7 @@ def _traced(design: Whole, solver: str) -> Spectrum:
 def _noise(design: Whole) -> Any:
     """Rounding of the centring itself: where all columns are constant, what is left of X̃ is only that."""
     eps = float(jnp.finfo(design.dtype).eps)
-    return (4 * eps) ** 2 * design.total * jnp.sum(design.x_mean**2) * design.fit_intercept
+    return (4 * eps) ** 2 * design.total * jnp.sum(design.x_mean**2) * float(design.fit_intercept)
 
 
 def _differentiable(design: Whole, spectrum: Spectrum, weight: Any, moment: Any, alpha: Any) -> Any:
@@ -278,31 +278,66 @@ def _refined(design: Rows, spectrum: Spectrum, weight: np.ndarray, coef: np.ndar
     A step's effect on the gradient is known up to the error E of the factor, ‖g₁‖ ≤ ‖g₀ − (VΛVᵀ + α)δ‖ + ‖E‖‖δ‖,
     so that a well-conditioned fit needs no further pass over the data to prove itself.
     """
-    right, eps = spectrum.right, float(np.finfo(design.dtype).eps)
+    right = spectrum.right
     assert right is not None
+    tolerance = 2 * float(np.finfo(design.dtype).eps) * np.sqrt(design.p)
     coef = _rounded(design, coef)
     best: Fit | None = None
+    least = np.inf
     for step in range(5):
         gradient, rss = design.gradient(coef, alpha)
         fit = Fit(coef, rss, gradient, np.zeros_like(rss), step)
-        size = np.linalg.norm(gradient, axis=0)
-        if best is not None and not (size < np.linalg.norm(best.gradient, axis=0)).any():
-            return best
-        best = fit
-        tolerance = 2 * eps * np.sqrt(design.p) * natural_scale(design, fit, alpha)
-        if (size <= tolerance / 8).all():
+        error = float(np.max(backward_error(design, spectrum, fit, alpha), initial=0.0))
+        if best is not None and not error < least / 2:
+            return fit if error < least else best
+        best, least = fit, error
+        if error <= tolerance / 4:
             return fit
         better = _rounded(design, coef + right @ (weight * (right.T @ gradient)))
         change = better - coef
         after = gradient - right @ (spectrum.values[:, None] * (right.T @ change)) - alpha * change
+        rss = np.maximum(rss - np.sum(change * (gradient + after + 2 * alpha * coef + alpha * change), axis=0), 0.0)
         moved = np.linalg.norm(change, axis=0)
-        slack = np.where(moved > 0, spectrum.bound, 0.0) * moved
-        if (np.linalg.norm(after, axis=0) + slack <= tolerance).all():
-            rss = np.maximum(rss - np.sum(change * (gradient + after + 2 * alpha * coef + alpha * change), axis=0), 0.0)
-            return Fit(better, rss, after, slack, step + 1)
+        fit = Fit(better, rss, after, np.where(moved > 0, spectrum.bound, 0.0) * moved, step + 1)
+        if (
+            np.isfinite(fit.slack).all()
+            and np.max(backward_error(design, spectrum, fit, alpha), initial=0.0) <= tolerance
+        ):
+            return fit
         coef = better
     assert best is not None
     return best
+
+
+def backward_error(design: Rows | Whole, spectrum: Spectrum, fit: Fit, alpha: Any) -> Any:
+    """At least the smallest relative perturbation of [X̃; √α I] for which β is the exact least-squares solution.
+
+    √2 ‖(‖β‖²(X̃ᵀX̃ + α) + ‖r‖² + α‖β‖²)^-½ g‖ / ‖[X̃; √α I]‖ for the gradient g; unlike ‖g‖ it also sees the directions in
+    which X̃ is small. Without V, the larger of Stewart's simple bounds.
+    """
+    xp = design.xp
+    beta = xp.sum(fit.coef**2, axis=0)
+    rest = fit.rss + alpha * beta
+    norm = xp.sqrt(design.norm2 + alpha)
+    norm = xp.where(norm > 0, norm, 1.0)
+    if spectrum.right is None:
+        size = xp.linalg.norm(fit.gradient, axis=0)
+        by_gradient = xp.where(rest > 0, size / xp.sqrt(xp.where(rest > 0, rest, 1.0)), 0.0)
+        by_residual = xp.sqrt(rest / xp.where(beta > 0, beta, 1.0))
+        return xp.where(beta > 0, xp.minimum(by_gradient, by_residual), by_gradient) / norm
+    total = spectrum.values[:, None] + alpha
+    weight = beta * total + rest
+    safe = xp.where(weight > 0, weight, 1.0)
+    parts = xp.where(weight > 0, (spectrum.right.T @ fit.gradient) ** 2 / safe, 0.0)
+    low = xp.min(safe, axis=0, initial=xp.inf)
+    return xp.sqrt(2.0) * (xp.sqrt(xp.sum(parts, axis=0)) + fit.slack / xp.sqrt(low)) / norm
+
+
+def inverse_root(spectrum: Spectrum) -> Any:
+    """Λ^-½, zero where λ is numerically zero."""
+    xp = jnp if isinstance(spectrum.values, jax.Array) else np
+    keep = spectrum.values > spectrum.cutoff
+    return xp.where(keep, 1.0 / xp.sqrt(xp.where(keep, spectrum.values, 1.0)), 0.0)
 
 
 def _rounded(design: Rows, coef: np.ndarray) -> np.ndarray:
