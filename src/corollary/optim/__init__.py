@@ -2,6 +2,7 @@
 
 from corollary.optim import penalties, projections
 from corollary.optim._composite import Composite, Info
+from corollary.optim._convergence import ConvergenceFit, fit_convergence
 from corollary.optim._fista import Fista
 from corollary.optim._minimize import minimize
 from corollary.optim._prox import (
@@ -12,10 +13,18 @@ from corollary.optim._prox import (
     soft_threshold,
 )
 from corollary.optim._proximal_gradient import ProximalGradient, Solver
+from corollary.optim._rates import (
+    descent_lemma,
+    fista_energy,
+    gd_rate_convex,
+    gd_rate_strongly_convex,
+    quadratic_surrogate,
+)
 from corollary.optim._smooth import Differentiable, LeastSquares, Logistic, SmoothTerm
 
 __all__ = [
     "Composite",
+    "ConvergenceFit",
     "Differentiable",
     "Fista",
     "Info",
@@ -24,12 +33,18 @@ __all__ = [
     "ProximalGradient",
     "SmoothTerm",
     "Solver",
+    "descent_lemma",
+    "fista_energy",
+    "fit_convergence",
+    "gd_rate_convex",
+    "gd_rate_strongly_convex",
     "hard_threshold",
     "minimize",
     "moreau_decomposition",
     "penalties",
     "projections",
     "prox",
+    "quadratic_surrogate",
     "singular_value_soft_threshold",
     "soft_threshold",
 ]

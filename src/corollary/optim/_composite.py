@@ -6,7 +6,6 @@ Source of the bounds: weak duality, F(x) − F* ≤ F(x) + ℓ*(θ) + h*(−Aᵀ
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, final
 
 import equinox as eqx
@@ -57,7 +56,7 @@ class Composite(eqx.Module):
     smooth: SmoothTerm
     penalty: Penalty
 
-    def __init__(self, smooth: SmoothTerm | Callable[[Any], Any], penalty: Any = None):
+    def __init__(self, smooth: Any, penalty: Any = None):
         if not isinstance(smooth, SmoothTerm) and not callable(smooth):
             raise InputError(f"smooth: found {type(smooth).__name__}, expected a smooth term or a function")
         if penalty is not None and not isinstance(penalty, Penalty):

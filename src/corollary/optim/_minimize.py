@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -36,9 +36,9 @@ FERMAT = "Fermat's rule: Rockafellar & Wets, Variational Analysis (1998), theore
 
 @follows_input
 def minimize(
-    problem: Composite,
+    problem: Any,
     x0: Any = None,
-    solver: Solver | Literal["auto"] = "auto",
+    solver: Any = "auto",
     *,
     tol: Any = 1e-6,
     max_steps: int = 10_000,

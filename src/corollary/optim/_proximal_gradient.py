@@ -19,8 +19,8 @@ from jaxtyping import PyTree
 from corollary.core import validation
 from corollary.core.certificate import rounding
 from corollary.optim._composite import Composite, Info
-from corollary.optim._tree import like, norm
-from corollary.optim.penalties._base import Scalar, at_least_zero
+from corollary.optim._tree import at_least_zero, like, norm
+from corollary.optim.penalties._base import Scalar
 
 SHRINK, TRIALS = 0.7, 100  # a step search multiplies by SHRINK; 0.7^100 is below any precision
 

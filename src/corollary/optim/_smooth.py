@@ -22,8 +22,8 @@ from jaxtyping import Array, Float, PyTree
 
 from corollary.core import operator, precision, validation
 from corollary.core.errors import InputError
-from corollary.optim._tree import floats, norm
-from corollary.optim.penalties._base import Scalar, at_least_zero
+from corollary.optim._tree import at_least_zero, floats, norm
+from corollary.optim.penalties._base import Scalar
 
 SMALL_SIDE = 512  # up to here ‖A‖₂ is computed exactly, at the price of a few dozen products with A
 

@@ -84,3 +84,17 @@ def norm(tree: PyTree, axis: int | tuple[int, ...] | None = None) -> Float[Array
     zero = squares == 0
     root = jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
     return jnp.squeeze(safe, axis) * root
+
+
+def at_least_zero(name: str, value: Any, *, positive: bool = False) -> None:
+    """Refuse a negative (or zero) weight, scalar or pytree of arrays; tracers pass."""
+    for leaf in jax.tree.leaves(value):
+        if isinstance(leaf, Tracer):
+            continue
+        try:
+            found = np.asarray(leaf, dtype=float)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name}: found {leaf!r}, expected numbers") from error
+        inside = found > 0 if positive else found >= 0
+        if not np.all(inside & np.isfinite(found)):
+            raise InputError(f"{name}: found {leaf!r}, expected a finite number {'> 0' if positive else '>= 0'}")

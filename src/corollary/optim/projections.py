@@ -18,9 +18,9 @@ from optax import projections as _optax
 
 from corollary.core import validation
 from corollary.core.errors import InputError
-from corollary.core.precision import common_float, follows_input
+from corollary.core.precision import follows_input
 from corollary.optim._spectral import spectral_map
-from corollary.optim._tree import dtype, floats, largest, like, norm, spread
+from corollary.optim._tree import at_least_zero, dtype, floats, largest, like, norm, spread
 
 __all__ = [
     "affine",
@@ -70,6 +70,7 @@ def linf_ball(v: Any, radius: Any = 1.0) -> Any:
     >>> linf_ball([3.0, -0.5]).tolist()
     [1.0, -0.5]
     """
+    at_least_zero("radius", radius)
     v = floats(v)
     r = like(radius, v)
     return _optax.projection_box(v, spread(-r, v), spread(r, v))
@@ -84,6 +85,7 @@ def l2_ball(v: Any, radius: Any = 1.0) -> Any:
     >>> l2_ball([3.0, 4.0]).round(12).tolist()
     [0.6, 0.8]
     """
+    at_least_zero("radius", radius)
     v = floats(v)
     r, size = like(radius, v), norm(v)
     outside = size > r
@@ -99,6 +101,7 @@ def simplex(v: Any, radius: Any = 1.0) -> Any:
     >>> simplex([2.0, 1.5, 0.0]).tolist()
     [0.75, 0.25, 0.0]
     """
+    at_least_zero("radius", radius, positive=True)
     v = floats(v)
     r = like(radius, v)
     top = largest(v)
@@ -121,6 +124,7 @@ def l1_ball(v: Any, radius: Any = 1.0) -> Any:
     >>> l1_ball([2.0, -1.5, 0.0]).tolist()
     [0.75, -0.25, 0.0]
     """
+    at_least_zero("radius", radius)
     v = floats(v)
     r = like(radius, v)
     size = jax.tree.map(jnp.abs, v)
@@ -172,7 +176,7 @@ def affine(v: Any, A: Any, b: Any) -> Any:
     validation.same_length("A", A, "b", b)
     if A.shape[1] != v.shape[0]:
         raise InputError(f"v: found {v.shape[0]} entries, expected {A.shape[1]}, one per column of A")
-    A, b, v = common_float(A, b, v)
+    A, b = A.astype(v.dtype), b.astype(v.dtype)
     return v - jnp.linalg.lstsq(A, A @ v - b, rcond=max(A.shape) * float(jnp.finfo(A.dtype).eps))[0]
 
 
@@ -204,5 +208,6 @@ def spectral_ball(v: Any, radius: Any = 1.0) -> Any:
     >>> spectral_ball([[3.0, 0.0], [0.0, 0.5]]).round(12).tolist()
     [[1.0, 0.0], [0.0, 0.5]]
     """
+    at_least_zero("radius", radius)
     v = validation.matrix("v", v)
     return spectral_map(v, like(radius, v), clip=True)

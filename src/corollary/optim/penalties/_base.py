@@ -9,13 +9,9 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from corollary.core import precision
-from corollary.core.errors import InputError
 from corollary.optim._tree import floats, like
 
 Scalar = Float[Array, ""]
@@ -69,17 +65,3 @@ class Penalty(eqx.Module):
 
     def _distance(self, x: PyTree, gradient: PyTree) -> Scalar | None:
         return None
-
-
-def at_least_zero(name: str, value: Any, *, positive: bool = False) -> None:
-    """Refuse a negative (or zero) weight, scalar or pytree of arrays; tracers pass."""
-    for leaf in jax.tree.leaves(value):
-        if isinstance(leaf, Tracer):
-            continue
-        try:
-            found = np.asarray(leaf, dtype=float)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{name}: found {leaf!r}, expected numbers") from error
-        inside = found > 0 if positive else found >= 0
-        if not np.all(inside & np.isfinite(found)):
-            raise InputError(f"{name}: found {leaf!r}, expected a finite number {'> 0' if positive else '>= 0'}")

@@ -16,8 +16,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
 from corollary.optim import projections
-from corollary.optim._tree import elementwise, largest, like, norm, total
-from corollary.optim.penalties._base import Penalty, Scalar, at_least_zero
+from corollary.optim._tree import at_least_zero, elementwise, largest, like, norm, total
+from corollary.optim.penalties._base import Penalty, Scalar
 
 
 def inside(x: PyTree, projected: PyTree) -> Scalar:

@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, PyTree
 from corollary.core.errors import InputError
 from corollary.optim import projections
 from corollary.optim._spectral import spectral_map
-from corollary.optim._tree import largest, like, norm
-from corollary.optim.penalties._base import Penalty, Scalar, at_least_zero
+from corollary.optim._tree import at_least_zero, largest, like, norm
+from corollary.optim.penalties._base import Penalty, Scalar
 
 
 def within(dual_norm: Scalar, alpha: Scalar) -> Scalar:

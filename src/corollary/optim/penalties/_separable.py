@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from corollary.core import validation
-from corollary.optim._tree import elementwise, floats, largest, norm, total
-from corollary.optim.penalties._base import Penalty, Scalar, at_least_zero
+from corollary.optim._tree import at_least_zero, elementwise, floats, largest, norm, total
+from corollary.optim.penalties._base import Penalty, Scalar
 
 
 def soft(v, threshold):

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from corollary.core.errors import InputError
-from corollary.optim._tree import like, norm
-from corollary.optim.penalties._base import Penalty, Scalar, at_least_zero
+from corollary.optim._tree import at_least_zero, like, norm
+from corollary.optim.penalties._base import Penalty, Scalar
 
 
 @final
