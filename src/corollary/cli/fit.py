@@ -43,8 +43,9 @@ def fit(
 ) -> int:
     """Fit a model, score it on held-out rows, and say what is certain about it.
 
-    Numbers are standardised, text becomes one indicator per category, a missing number its column's training mean;
-    all of that is saved with the model, so that `corollary predict` needs nothing else.
+    Numbers are standardised, text becomes one indicator per category, and
+    missing numbers become their column's training mean. All of that is saved
+    with the model, so that `corollary predict` needs nothing else.
 
     Example: corollary fit diabetes --target target --model lasso --out runs/first
     """

@@ -7,6 +7,7 @@ columns over as one matrix where all of them are numbers, and as an Arrow table 
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import difflib
 import os
@@ -181,20 +182,19 @@ def _csv(path: pathlib.Path, text: tuple[str, ...]) -> Table:
 
     header = _first_line(path)
     delimiter = "\t" if ".tsv" in path.suffixes else max(",;\t", key=header.count)
-    cells = next(iter(__import__("csv").reader([header], delimiter=delimiter)))
+    cells = next(csv.reader([header], delimiter=delimiter))
     nameless = all(_is_number(cell) for cell in cells)  # numbers all along: data, not names
     names = [f"column_{i}" if nameless or not cell.strip() else cell.strip() for i, cell in enumerate(cells)]
     notices = ("the first line holds only numbers: columns are named column_0, column_1, ...",) if nameless else ()
     types: dict[str, Any] = {name: pa.string() for name in text if name in names}
+    # A block must hold many rows even of a very wide file: a cell costs tens of bytes, a chunk of a column thousands.
+    block = max(1 << 20, 2560 * len(names))
     while True:  # Arrow infers a column's type from the first block; a later misfit widens the type and reads again
         try:
             frame = pyarrow.csv.read_csv(
                 path,
-                # One block holds many rows even of a very wide file: a cell costs tens of bytes, a chunk thousands.
                 read_options=pyarrow.csv.ReadOptions(
-                    column_names=names,
-                    skip_rows=0 if nameless else 1,
-                    block_size=min(max(64 * len(header) * 8, 1 << 22), 1 << 28),
+                    column_names=names, skip_rows=0 if nameless else 1, block_size=min(block, 1 << 30)
                 ),
                 parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
                 convert_options=pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=True),
@@ -204,6 +204,7 @@ def _csv(path: pathlib.Path, text: tuple[str, ...]) -> Table:
             misfit = re.search(r"In CSV column #(\d+): .*conversion error to (\w+)", str(error))
             if misfit is None:
                 raise InputError(f"DATA: {path.name}: {_csv_reason(str(error), len(names))}") from error
+            block *= 16  # so that the next inference sees more of the file
             name, was = names[int(misfit[1])], misfit[2]
             types[name] = pa.float64() if was.startswith(("int", "null")) and name not in types else pa.string()
     return _from_arrow(path, frame, notices)
