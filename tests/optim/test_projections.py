@@ -62,7 +62,7 @@ def test_against_optax(x64):
                 (projections.l2_ball(v, 1.3), optax.projections.projection_l2_ball(v, 1.3)),
                 (
                     projections.halfspace(v, NORMAL, 0.1),
-                    optax.projections.projection_halfspace(v, jnp.asarray(NORMAL), 0.1),
+                    optax.projections.projection_halfspace(v, normal, 0.1),
                 ),
             ]
         for ours, theirs in pairs:

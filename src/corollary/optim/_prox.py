@@ -121,7 +121,7 @@ def moreau_decomposition(penalty: Penalty, v: Any, step: Any = 1.0) -> Solution:
     scale = norm(v) * norm(optax.tree.scale(1 / step, v)) + jnp.where(jnp.isfinite(value), jnp.abs(value), 0)
     # Rounding may leave d a hair outside the domain of h*: bring it in, and charge the way it had to go.
     fit = penalty.dual_scaling(d)
-    fit = jnp.where(jnp.isfinite(conjugate) | (fit is None), 1.0, 1.0 if fit is None else fit)
+    fit = like(1.0, v) if fit is None else jnp.where(jnp.isfinite(conjugate), 1.0, fit)
     conjugate = penalty.conjugate(optax.tree.scale(fit, d))
     certificate = Certificate(
         "h(p) + h*(d) = <p, d>",
