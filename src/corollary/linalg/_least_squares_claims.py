@@ -55,7 +55,7 @@ def dense(shape: tuple[int, int], factor: Factor, audit: Audit) -> Solution:
         inside = W @ kept
         error = W.T @ audit.r
     inside, kept, error = norms(inside), norms(kept), norms(error)
-    eps = jnp.finfo(R.dtype).eps
+    eps = float(jnp.finfo(R.dtype).eps)
     unit = eps * (16 + 4 * (n**0.5 + p**0.5))  # √n: rounding errors of long sums grow like a random walk
     backward = jnp.minimum(jnp.minimum(_ratio(inside, x), _ratio(kept, r)), _ratio(r, x))
     backward = jnp.where(x + r > 0, _ratio(backward, size), 0.0)
@@ -96,7 +96,7 @@ def iterative(
     # Without ‖A‖_F a lower bound does: it makes what is measured larger.
     size = jnp.sqrt(squared) if squared is not None else jnp.max(_ratio(norms(g), norms(r)))
     x_norm, r_norm, g_norm = norms(x), norms(r), norms(g)
-    eps = jnp.finfo(r.dtype).eps
+    eps = float(jnp.finfo(r.dtype).eps)
     backward = _ratio(jnp.minimum(_ratio(g_norm, r_norm), _ratio(r_norm, x_norm)), size)
     certificate = Certificate(
         "x solves the least-squares problem of A + E exactly, ‖E‖/‖A‖_F <= 4 tol",
@@ -108,7 +108,7 @@ def iterative(
     return {"backward_error": certificate}, r_norm
 
 
-def _orthogonality(kept: Array, size: Array, x: Array, r: Array, b: Array, unit: Array) -> Certificate:
+def _orthogonality(kept: Array, size: Array, x: Array, r: Array, b: Array, unit: float) -> Certificate:
     measured = _ratio(kept, size * r)
     bound = unit * (1 + _ratio(size * x + b, r))  # the residual's own rounding
     worst = jnp.argmax(measured - bound)
