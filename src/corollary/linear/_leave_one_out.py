@@ -74,7 +74,7 @@ def leave_one_out(
     -------
     Solution
         ``value`` is a `LeaveOneOut`. Certificates: ``leverage_sum`` (exact: Σh_i equals the effective degrees of freedom,
-        two ways), ``rounding`` (monitor: the formula's amplified rounding is below √eps) and those of `ridge`.
+        two ways), ``rounding`` (monitor: the formula's amplified rounding, about eps·κ/(1 − max h), is below eps^¼) and those of `ridge`.
         A row that fixes a coefficient alone (h_i = 1) is refitted without it, by minimum norm.
 
     Raises
@@ -157,9 +157,9 @@ def loo_certificates(rows: Rows | Whole, spectrum: Any, flat: Any, leverage: Any
             "tr H = Σ λ/(λ + α); Hastie, Tibshirani & Friedman, eq. 3.50",
         ),
         "rounding": Certificate(
-            "leave-one-out equals n refits: rounding of the factor / (1 − max h) ≤ √eps",
+            "leave-one-out equals n refits: rounding of the factor / (1 − max h) ≤ eps^¼",
             amplified,
-            max(float(jnp.finfo(rows.dtype).eps) ** 0.5, eps**0.5),
+            float(jnp.finfo(rows.dtype).eps) ** 0.25,
             "monitor",
             "first-order analysis of e_i/(1 − h_i)",
         ),
