@@ -10,7 +10,12 @@ from corollary import linear
 def estimators() -> list[BaseEstimator]:
     """Every public estimator, with settings that keep scikit-learn's checks quick."""
     return [
+        linear.ElasticNet(alpha=0.1),
+        linear.ElasticNetCV(l1_ratio=[0.5, 0.9], n_alphas=5, cv=3),
+        linear.Lasso(alpha=0.1),
+        linear.LassoCV(n_alphas=5, cv=3),
         linear.LinearRegression(),
+        linear.LogisticRegression(tol=1e-13),
         linear.Ridge(),
         linear.RidgeCV(alphas=(0.1, 1.0, 10.0)),
     ]

@@ -1,7 +1,7 @@
 """The geometry of a linear classifier: scores, signed distances, projections and the margin.
 
-The hyperplane is {x : ⟨w, x⟩ + b = 0}. In padded form a point is (x, 1), the weights (w, b): the score is one inner product.
-Cost: O(n p). Source: Shalev-Shwartz & Ben-David, Understanding Machine Learning (2014), Claim 15.1.
+The hyperplane is {x : ⟨w, x⟩ + b = 0}. In padded form a point is (x, 1), the weights (w, b): the score is one
+inner product. Cost: O(n p). Source: Shalev-Shwartz & Ben-David, Understanding Machine Learning (2014), Claim 15.1.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from corollary.core import precision, validation
@@ -73,7 +74,7 @@ def hyperplane(w: Any, b: Any, X: Any, y: Any = None) -> Hyperplane:
     w, b, X = precision.common_float(w, b, X)
     if w.size != X.shape[1]:
         raise InputError(f"w: found {w.size} entries, expected {X.shape[1]}, the columns of X")
-    if not isinstance(w, jax.core.Tracer) and not np.any(np.asarray(w)):
+    if not isinstance(w, Tracer) and not np.any(np.asarray(w)):
         raise InputError("w: found only zeros, expected a normal vector")
     top = jnp.max(jnp.abs(w))
     norm = top * jnp.linalg.norm(w / top)  # neither overflows nor underflows
@@ -84,7 +85,7 @@ def hyperplane(w: Any, b: Any, X: Any, y: Any = None) -> Hyperplane:
     if y is not None:
         y = validation.vector("y", y)
         validation.same_length("X", X, "y", y)
-        if not isinstance(y, jax.core.Tracer) and not np.all(np.abs(np.asarray(y)) == 1):
+        if not isinstance(y, Tracer) and not np.all(np.abs(np.asarray(y)) == 1):
             raise InputError("y: found values other than -1 and +1, expected classes -1 and +1")
         margin = jnp.min(y.astype(w.dtype) * distances)
     return Hyperplane(

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.sparse
+import scipy.special
+from jax.core import Tracer
 from jax.experimental import sparse as jsparse
 from jaxtyping import Array, Float
 
@@ -107,8 +109,8 @@ def logistic_regression(
 ) -> Solution:
     """Binary logistic regression by Newton's method, with an exact duality gap.
 
-    Minimises Σ s_i log(1 + exp(−y_i z_i)) / Σ s_i + α (l1_ratio ‖w‖₁ + (1 − l1_ratio)/2 ‖w‖²) over w and the intercept b
-    (not penalised), with z = Xw + b and y_i = ±1. Use it for a probability and the evidence behind it; scikit-learn's C is
+    Minimises Σ s_i log(1 + exp(−y_i z_i)) / Σ s_i + α (l1_ratio ‖w‖₁ + (1 − l1_ratio)/2 ‖w‖²), over w and an intercept
+    b without penalty; z = Xw + b and y_i = ±1. Use it for a probability and the evidence behind it; scikit-learn's C is
     1/(α Σ s_i). Cost per step O(n p²), or O(n p) per product for sparse X; about six steps.
 
     Parameters
@@ -226,7 +228,7 @@ def softmax_regression(
     [0, 0, 1, 1, 2, 2]
     """
     if n_classes is None:
-        if isinstance(y, jax.core.Tracer):
+        if isinstance(y, Tracer):
             raise InputError("n_classes: found None, expected the number of classes inside jit")
         found = np.asarray(y)
         n_classes = int(found.max()) + 1 if found.size and found.dtype.kind in "bui" else 2
@@ -291,7 +293,7 @@ def _run(problem: tuple, k: int, method: kernel.Method, why: str) -> tuple[kerne
     X, y, weight, alpha, l1_ratio, coef, offset, tol, max_steps, intercept = problem
     n, p = X.shape if hasattr(X, "shape") else op.shape(X)
     dtype = coef.dtype
-    concrete = not any(isinstance(a, jax.core.Tracer) for a in (X, y, weight, alpha))
+    concrete = not any(isinstance(a, Tracer) for a in (X, y, weight, alpha))
     if concrete and method == "cholesky" and rows.worthwhile(X, k, l1_ratio, alpha):
         s = np.full(n, 1 / n, dtype) if weight is None else np.asarray(weight / weight.sum(), dtype)
         start = np.asarray(coef)[:, 0], float(np.asarray(offset)[0])
@@ -379,7 +381,7 @@ def _checked(X: Any, y: Any, k: int, weight: Any) -> tuple[Any, Any, Any]:
     if weight is not None:
         weight = validation.vector("sample_weight", weight)
         validation.same_length("X", np.empty((n, 0)), "sample_weight", weight)
-    if isinstance(y, jax.core.Tracer) or isinstance(weight, jax.core.Tracer):
+    if isinstance(y, Tracer) or isinstance(weight, Tracer):
         return X, y, weight
     labels = np.asarray(y)
     if weight is not None and (not np.all(np.asarray(weight) >= 0) or not np.any(np.asarray(weight) > 0)):
@@ -412,7 +414,7 @@ def _start(init: LogisticModel | None, p: int, k: int, dtype: Any) -> tuple[Arra
 
 def _solution(problem: tuple, k: int, fit: kernel.Fit, why: str) -> Solution:
     X, y, weight, alpha, _, _, _, tol, _, intercept = problem
-    concrete = not any(isinstance(a, jax.core.Tracer) for a in (fit.F, y, weight, alpha))
+    concrete = not any(isinstance(a, Tracer) for a in (fit.F, y, weight, alpha))
     unpenalised = isinstance(alpha, jax.Array) or alpha == 0
     coef = fit.W[:-1, 0] if k == 1 else fit.W[:-1].T
     model = LogisticModel(coef, fit.W[-1, 0] if k == 1 else fit.W[-1])

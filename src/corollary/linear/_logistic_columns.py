@@ -22,12 +22,12 @@ ROUNDS = 40
 
 def fit(problem: tuple, k: int) -> kernel.Fit:
     """The fit, certified on all columns."""
-    X, y, weight, alpha, l1_ratio, coef, offset, tol, max_steps, intercept = problem
-    if not (isinstance(X, np.ndarray) or hasattr(X, "dtype")):
+    given, y, weight, alpha, l1_ratio, coef, offset, tol, max_steps, intercept = problem
+    if not hasattr(given, "dtype"):
         raise InputError(logistic.NEEDS_COLUMNS)
-    sparse, dtype = scipy.sparse.issparse(X), np.dtype(coef.dtype)
-    (n, p), width = X.shape, max(1, 64 // k)
-    X = X.tocsc() if sparse else np.asarray(X)
+    sparse, dtype = scipy.sparse.issparse(given), np.dtype(coef.dtype)
+    (n, p), width = given.shape, max(1, 64 // k)
+    X: Any = scipy.sparse.csc_array(given) if sparse else np.asarray(given)
     Y = logistic.targets(jnp.asarray(y), k, dtype)
     s = (
         jnp.full(n, 1 / n, dtype)
@@ -37,8 +37,8 @@ def fit(problem: tuple, k: int) -> kernel.Fit:
     l1, l2 = jnp.asarray(alpha * l1_ratio, dtype), jnp.asarray(alpha * (1 - l1_ratio), dtype)
     W, b, inner, steps = np.asarray(coef), np.asarray(offset), float(tol), 0
     scale = _column_rms(X)
-    dual, end, allowance = -np.inf, None, 0.0
-    for _ in range(ROUNDS):
+    dual, end, rounds = -np.inf, None, 0
+    while True:
         Z = jnp.asarray(np.asarray(X @ W, dtype) + b)
         Q = kernel.probabilities(Z)
         F = s @ kernel.losses(Z, Y) + jnp.sum(l1 * jnp.abs(W) + 0.5 * l2 * W * W)
@@ -51,8 +51,9 @@ def fit(problem: tuple, k: int) -> kernel.Fit:
         )
         dual = max(dual, float(F - gap))
         allowance = float(kernel.rounding_of(jnp.asarray(W * scale), Z, Q, Y, s, F, l1 * one))
-        if float(F) - dual <= float(tol) * float(F) + allowance or steps >= max_steps:
+        if float(F) - dual <= float(tol) * float(F) + allowance or steps >= max_steps or rounds >= ROUNDS:
             break
+        rounds += 1
         support = np.any(W != 0, axis=1)
         price = np.max(np.abs(np.asarray(v)), axis=1)
         wanted = int(np.sum((price > float(l1)) & ~support))
@@ -65,7 +66,7 @@ def fit(problem: tuple, k: int) -> kernel.Fit:
         columns = np.argsort(-np.where(support, np.inf, price), kind="stable")[:width]
         if sparse and n * width > logistic.DENSE_LIMIT:
             raise InputError(f"X: a dense copy of {width} columns, which the answer needs, would not fit; raise alpha")
-        part = X[:, columns].toarray() if sparse else X[:, columns]
+        part = np.asarray(X[:, columns].todense()) if sparse else X[:, columns]
         end = kernel.fit_dense_jit(
             jnp.asarray(part, dtype), Y, s, l1, l2, jnp.asarray(W[columns]), jnp.asarray(b),
             jnp.asarray(inner, dtype), jnp.asarray(max_steps, jnp.int32), intercept, "cd",

@@ -135,9 +135,9 @@ def duality_gap(
     """F(w) − D(θ') from v = −Xᵀθ' and ``moved`` = dᵀHd; every term is non-negative, so nothing cancels.
 
     penalty(w) + penalty*(v) − ⟨w, v⟩ splits, with s the part of v beyond ±λ₁, into a corner term and the cost
-    of s. That cost is the smallest of ‖λ₂w − s‖²/(2λ₂); of the conjugate on the ball λ₁‖w‖₁ ≤ F(w), in which every minimiser
-    lies; and, s vanishing, of τθ' with τ = min λ₁/|v|, which moves q' towards y: √KL grows by (1 − τ)√misfit at
-    most, misfit = mean χ²(y‖q) = mean(1/q_y − 1). Infinite where v leaves a free coordinate.
+    of s. That cost is the smallest of ‖λ₂w − s‖²/(2λ₂); of the conjugate on the ball λ₁‖w‖₁ ≤ F(w), in which every
+    minimiser lies; and, s vanishing, of τθ' with τ = min λ₁/|v|, which moves q' towards y: √KL grows by at most
+    (1 − τ)√misfit, misfit = mean χ²(y‖q) = mean(1/q_y − 1). Infinite where v leaves a free coordinate.
     """
     l1, l2, free = l1[:, None], l2[:, None], free[:, None]
     clipped = jnp.clip(v, -l1, l1)
@@ -382,7 +382,6 @@ def minimise(problem: Problem, W0: Float[Array, "p k"], tol: Array, max_steps: A
 
         t = lax.while_loop(too_long, lambda t: t / 2, jnp.ones((), s.dtype))
         W, Z = c.W + t * d, c.Z + t * Zd
-        Z = lax.cond(c.step % 8 == 7, lambda: problem.forward(W), lambda: Z)  # no drift
         F = problem.value(Z, W)
         better = c.F + slack >= F
         W, Z, F = (jnp.where(better, a, b) for a, b in ((W, c.W), (Z, c.Z), (F, c.F)))

@@ -19,7 +19,7 @@ from corollary.linear import _logistic as logistic
 class LogisticRegression(ClassifierMixin, Estimator):
     """Logistic regression for two classes or more, L1, L2, elastic net or none, certified by its duality gap.
 
-    Use it in place of scikit-learn's: same objective, but solved to a certified gap by Newton's method, whatever the penalty.
+    Use it in place of scikit-learn's: the same objective, solved to a certified gap whatever the penalty.
     Minimises C Σ s_i loss_i + (1 − l1_ratio)/2 ‖W‖² + l1_ratio ‖W‖₁; the intercept is not penalised. Three classes and
     more take the softmax loss. Cost per step O(n (pk)²), for sparse X O(nnz k) per product; about six steps.
 
@@ -72,15 +72,15 @@ class LogisticRegression(ClassifierMixin, Estimator):
 
     def __init__(
         self,
-        C: float = 1.0,
+        C: Any = 1.0,
         *,
-        l1_ratio: float = 0.0,
-        fit_intercept: bool = True,
+        l1_ratio: Any = 0.0,
+        fit_intercept: Any = True,
         class_weight: Any = None,
-        solver: str = "auto",
-        tol: float = 1e-8,
-        max_iter: int = 100,
-        warm_start: bool = False,
+        solver: Any = "auto",
+        tol: Any = 1e-8,
+        max_iter: Any = 100,
+        warm_start: Any = False,
     ):
         self.C = C
         self.l1_ratio = l1_ratio

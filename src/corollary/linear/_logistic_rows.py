@@ -142,7 +142,7 @@ def _pass(
 
     starts = range(0, n, size)
     with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:  # NumPy lets go of the interpreter's lock
-        sums = sum(pool.map(part, [starts[i::WORKERS] for i in range(WORKERS)]))
+        sums = np.sum(list(pool.map(part, [starts[i::WORKERS] for i in range(WORKERS)])), axis=0)
     loss, moved = float(sums[-2]), float(sums[-1])
     G = np.stack([np.r_[sums[:p], sums[-4]], np.r_[sums[p : 2 * p], sums[-3]]])
     F = loss + 0.5 * l2 * float(w[:p] @ w[:p])
