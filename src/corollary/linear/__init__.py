@@ -6,6 +6,10 @@ from corollary.linear._hat_matrix import Deletion, deletion_effects, effective_d
 from corollary.linear._hyperplane import Hyperplane, hyperplane
 from corollary.linear._information_criteria import InformationCriteria, gaussian_log_likelihood, information_criteria
 from corollary.linear._lasso import LassoFit, alpha_max, elastic_net, lasso
+from corollary.linear._lasso_cv import LassoCVFit, lasso_cv
+from corollary.linear._lasso_estimators import ElasticNet, ElasticNetCV, Lasso, LassoCV
+from corollary.linear._lasso_path import elastic_net_path, lasso_path
+from corollary.linear._lasso_screening import Screening, gap_safe_screening
 from corollary.linear._leave_one_out import LeaveOneOut, leave_one_out
 from corollary.linear._linear_regression import LinearRegression, Ridge
 from corollary.linear._logistic import LogisticModel, logistic_regression, softmax_regression
@@ -19,9 +23,14 @@ __all__ = [
     "Augmented",
     "Collinearity",
     "Deletion",
+    "ElasticNet",
+    "ElasticNetCV",
     "Filters",
     "Hyperplane",
     "InformationCriteria",
+    "Lasso",
+    "LassoCV",
+    "LassoCVFit",
     "LassoFit",
     "LeaveOneOut",
     "LinearRegression",
@@ -33,16 +42,21 @@ __all__ = [
     "RidgeCVFit",
     "RidgeConditioning",
     "RidgeFit",
+    "Screening",
     "alpha_max",
     "deletion_effects",
     "early_stopping_filter",
     "effective_dof",
     "elastic_net",
+    "elastic_net_path",
+    "gap_safe_screening",
     "gaussian_log_likelihood",
     "hat_matrix",
     "hyperplane",
     "information_criteria",
     "lasso",
+    "lasso_cv",
+    "lasso_path",
     "leave_one_out",
     "leverages",
     "logistic_regression",

@@ -1,8 +1,11 @@
-"""The Lasso and the elastic net, min_w 1/(2n) ‖y − Xw‖² + alpha (l1_ratio ‖w‖₁ + ½(1 − l1_ratio) ‖w‖²), with exact duality gaps.
+"""The Lasso and the elastic net with exact duality gaps.
 
-Use it where few of many features matter. NumPy and sparse data go through working sets and Newton steps on Gram matrices
-on the host (see `_lasso_working_set`); traced, sharded and accelerator arrays through FISTA (see `_lasso_traced`), which can
-be jitted, vmapped and differentiated. Cost: O(np) per outer step. Source: Tibshirani (1996); Zou and Hastie (2005).
+    min_w 1/(2n) ‖y − Xw‖² + alpha (l1_ratio ‖w‖₁ + ½(1 − l1_ratio) ‖w‖²)
+
+Use it where few of many features matter. NumPy and sparse data go through working sets and Newton steps on Gram
+matrices on the host (see `_lasso_working_set`); traced, sharded and accelerator arrays through FISTA (see
+`_lasso_traced`), which can be jitted, vmapped and differentiated. Cost: O(np) per outer step. Source: Tibshirani
+(1996); Zou and Hastie (2005).
 """
 
 from __future__ import annotations
@@ -65,8 +68,8 @@ def lasso(
 ) -> Solution:
     """l1-penalised least squares to an exact duality gap.
 
-    Use it to select few features among many. Ill-conditioned designs and small penalties are fine: Newton steps finish
-    what coordinate descent begins. O(np) per outer step (about ten), O(n k²) for a working set of k features.
+    Use it to select few features among many. Ill-conditioned designs and small penalties are fine: Newton steps
+    finish what coordinate descent begins. O(np) per outer step (about ten), O(n k²) for a working set of k features.
 
     Parameters
     ----------
@@ -125,7 +128,7 @@ def lasso(
     alpha, l1_ratio = scalar("alpha", alpha), scalar("l1_ratio", l1_ratio, 1.0)
     data = host.prepare(X, y, sample_weight, fit_intercept)
     if l1_ratio == 0 and alpha > 0 and data.design.shape[1] > host.WIDEST:
-        raise InputError(f"l1_ratio: found 0 with {data.design.shape[1]} features, expected > 0; linear.ridge solves this")
+        raise InputError("l1_ratio: found 0 with so many features, expected > 0 (or linear.ridge)")
     start = None if init is None else _initial(init, data)
     fits, note = host.fit(data, [(alpha, l1_ratio)], positive, float(tol), max_steps, start)
     coef = np.stack([row[0].coef for row in fits], axis=1)
@@ -140,8 +143,8 @@ def lasso(
 def elastic_net(X: Any, y: Any, alpha: Any, l1_ratio: Any = 0.5, **settings: Any) -> Solution:
     """Elastic net: the Lasso with a squared penalty beside it, which keeps groups of correlated features together.
 
-    Use it where features are strongly correlated and the Lasso would pick one of each group at random. Cost, settings,
-    certificates and errors are those of `lasso`.
+    Use it where features are strongly correlated and the Lasso would pick one of each group at random. Cost,
+    settings, certificates and errors are those of `lasso`.
 
     Parameters
     ----------

@@ -3,7 +3,8 @@
 With G = XᵀX and the gradient g = Xᵀ(y − Xw) at hand, one exact minimisation over w_j,
     w_j ← S(G_jj w_j + g_j, λ) / (G_jj + μ),    g ← g − G_j (w_j⁺ − w_j),
 costs O(k), whatever the number of rows. Shapes are padded to a few sizes, so that few programs are compiled; a padded
-coordinate has G_jj = 0 and stays at zero. Source: Friedman, Hastie and Tibshirani (2010), section 2.2 (covariance updates).
+coordinate has G_jj = 0 and stays at zero. Source: Friedman, Hastie and Tibshirani (2010), section 2.2 (covariance
+updates).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The design matrix as the Lasso solvers see it: weighted, centred and scaled without a copy, dense or sparse.
 
-A column is √s ∘ (x_j − m_j) for row weights s and weighted means m (zero without an intercept). Dense columns are formed
-only for the few features in the working set; a sparse matrix is never densified: its centring is a rank-one correction.
-What is returned is float64, so that the small dense algebra is accurate for float32 data too.
+A column is √s ∘ (x_j − m_j) for row weights s and weighted means m (zero without an intercept). Dense columns are
+formed only for the few features in the working set; a sparse matrix is never densified: its centring is a rank-one
+correction. What is returned is float64, so that the small dense algebra is accurate for float32 data too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Design(abc.ABC):
     shape: tuple[int, int]
     eps: float  # precision of the big product Xᵀr
     root: np.ndarray | None  # √s
-    mean: np.ndarray | None  # weighted means of the columns, over `scale`
+    mean: Any  # None, or weighted means of the columns, over `scale`
     norm2: np.ndarray  # squared norms of the weighted and centred columns; 0 for a constant one
     scale: float  # a power of two that the entries were divided by
 
@@ -114,6 +114,16 @@ class DenseDesign(Design):
     def combine(self, block: np.ndarray, ids: np.ndarray, w: np.ndarray) -> np.ndarray:
         return w @ block
 
+    def part(self, samples: Any) -> np.ndarray:
+        """Some rows of X̃ over all features."""
+        block = self.X[samples].astype(np.float64)
+        if not self.centred:
+            block -= self.mean
+        if self.root is not None:
+            block *= self.root[samples, None]
+        block[:, self.dead] = 0
+        return block
+
     def gram(self) -> np.ndarray:
         n, p = self.shape
         if self.centred and self.root is None and self.X.dtype == np.float64:
@@ -121,11 +131,7 @@ class DenseDesign(Design):
         else:
             G, step = np.zeros((p, p)), max(64, CHUNK // p)
             for start in range(0, n, step):
-                rows = self.X[start : start + step].astype(np.float64)
-                if not self.centred:
-                    rows -= self.mean
-                if self.root is not None:
-                    rows *= self.root[start : start + step, None]
+                rows = self.part(slice(start, start + step))
                 G += rows.T @ rows
         G[self.dead], G[:, self.dead] = 0, 0
         return G
@@ -135,7 +141,7 @@ class SparseDesign(Design):
     """A SciPy sparse matrix; centring is the correction X − 1mᵀ, never formed."""
 
     def __init__(self, X: Any, root: np.ndarray | None, centre: bool):
-        XT = scipy.sparse.csr_array(scipy.sparse.csc_array(X).T).astype(np.float64)
+        XT: Any = scipy.sparse.csr_array(scipy.sparse.csc_array(X).T).astype(np.float64)
         self.shape, self.root, self.eps = X.shape, root, 2.0**-52
         top = float(np.abs(XT.data).max(initial=0.0))
         extreme = top > 0 and not 1e-100 < top < 1e100
@@ -143,7 +149,7 @@ class SparseDesign(Design):
         XT = XT / self.scale if extreme else XT
         s = self._weights(np.float64)
         self.mean = XT @ s / s.sum() if centre else None
-        self.XT = XT if root is None else scipy.sparse.csr_array(XT.multiply(root[None, :]))
+        self.XT: Any = XT if root is None else scipy.sparse.csr_array(XT.multiply(root[None, :]))
         self.ones = np.ones(self.shape[0]) if root is None else root
         raw2 = np.asarray(self.XT.multiply(self.XT).sum(axis=1)).ravel()
         self.norm2 = raw2 if self.mean is None else np.maximum(raw2 - s.sum() * self.mean**2, 0)

@@ -1,9 +1,11 @@
-"""Duality of ½‖y − Xw‖² + λ‖w‖₁ + ½μ‖w‖²: the gap, the optimality residual and the safe sphere around the dual optimum.
+"""Duality of ½‖y − Xw‖² + λ‖w‖₁ + ½μ‖w‖²: the gap, the optimality residual and the safe sphere around the dual
+optimum.
 
-Any multiple s of the residual r (continued by −s√μ w below y, which turns the elastic net into a Lasso with more rows) is
-dual feasible once |s| ‖Xᵀr − μw‖_∞ ≤ λ, and D(s) = s⟨y, r⟩ − ½s²(‖r‖² + μ‖w‖²) is a lower bound of the optimum; the best s is
-chosen. For μ > 0 the other dual, D = ⟨y, r⟩ − ½‖r‖² − Σ(|x_jᵀr| − λ)₊² / 2μ, needs no scaling; the larger of the two counts.
-Source: Fercoq, Gramfort and Salmon (2015), section 2; Massias, Gramfort and Salmon (2018), section 2.
+Any multiple s of the residual r (continued by −s√μ w below y, which turns the elastic net into a Lasso with more
+rows) is dual feasible once |s| ‖Xᵀr − μw‖_∞ ≤ λ, and D(s) = s⟨y, r⟩ − ½s²(‖r‖² + μ‖w‖²) is a lower bound of the
+optimum; the best s is chosen. For μ > 0 the other dual, D = ⟨y, r⟩ − ½‖r‖² − Σ(|x_jᵀr| − λ)₊² / 2μ, needs no
+scaling; the larger of the two counts. Source: Fercoq, Gramfort and Salmon (2015), section 2; Massias, Gramfort and
+Salmon (2018), section 2.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The Lasso family on the host: validated data in, coefficients and certificates out, one penalty after another.
 
-Internally F is ½‖y − Xw‖² + λ‖w‖₁ + ½μ‖w‖² with λ = n·alpha·l1_ratio and μ = n·alpha·(1 − l1_ratio), weights scaled to mean one,
-and X and y divided by powers of two, so that no scale of the data overflows. Answers and gaps are reported in
-scikit-learn's units: the loss is 1/(2n) times the weighted sum of squares.
+Internally F is ½‖y − Xw‖² + λ‖w‖₁ + ½μ‖w‖² with λ = n·alpha·l1_ratio and μ = n·alpha·(1 − l1_ratio), weights scaled
+to mean one, and X and y divided by powers of two, so that no scale of the data overflows. Answers and gaps are
+reported in scikit-learn's units: the loss is 1/(2n) times the weighted sum of squares.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import scipy.sparse
+from jax.core import Tracer
 
 from corollary.core import precision, validation
 from corollary.core.certificate import Certificate
@@ -22,7 +23,7 @@ from corollary.core.solution import Note, Solution, Status
 from corollary.linear import _lasso_coordinate as coordinate
 from corollary.linear._lasso_design import Design, make_design
 from corollary.linear._lasso_duality import Gap, optimality_residual
-from corollary.linear._lasso_working_set import Columns, Gram, Outcome, Penalty, Quadratic, solve
+from corollary.linear._lasso_working_set import Columns, Gram, Outcome, Penalty, Quadratic, Residual, solve
 
 SOURCE = "Fercoq, Gramfort & Salmon (2015), eqs. 2-6: P(w) - D(theta) for feasible theta"
 WIDEST = 8192  # features that may enter one Gram matrix: 0.5 GB in float64
@@ -262,26 +263,20 @@ def _least_squares(data: Data, k: int, tol: float, pen: Penalty) -> Fitted:
     w = Vt[live].T @ ((U[:, live].T @ t) / s[live])
     coef = data.coef(w, k)
     r = t - data.inner(coef, k) @ block
-    reach = np.linalg.norm(U[:, live].T @ r)
-    slack = 64 * float(np.finfo(data.dtype).eps) * (np.linalg.norm(t) + s.max(initial=0.0) * np.linalg.norm(w))
-    outcome = Outcome(w, Gap(reach**2 / 2, r @ r / 2, 1.0, 0.0), None, 0.0, Status.CONVERGED, 0, [reach**2 / 2])  # type: ignore[arg-type]
+    reach = float(np.linalg.norm(U[:, live].T @ r))
+    size = float(np.linalg.norm(t) + s.max(initial=0.0) * np.linalg.norm(w))
+    goal = tol * float(t @ t) + (64 * float(np.finfo(data.dtype).eps) * size) ** 2
+    gap, res = Gap(reach**2 / 2, float(r @ r) / 2, 1.0, 0.0), Residual(float(r @ r), float(t @ r), block @ r)
+    outcome = Outcome(w, gap, res, 0.0, Status.CONVERGED, 0, [gap.gap])
     unit, root = data.unit(k), float(data.scale[k]) / math.sqrt(data.n)
-    goal = tol * (t @ t) + slack**2
-    return Fitted(
-        coef,
-        data.intercept(coef, k),
-        outcome,
-        reach**2 / 2 * unit,
-        goal * unit,
-        float(reach) * root,
-        float(np.sqrt(2 * goal)) * root,
-    )
+    intercept = data.intercept(coef, k)
+    return Fitted(coef, intercept, outcome, gap.gap * unit, goal * unit, reach * root, math.sqrt(2 * goal) * root)
 
 
 def on_host(*arrays: Any) -> bool:
     """Whether the data lie in this process's memory: NumPy, SciPy, or JAX arrays on one CPU device outside `jit`."""
     for a in arrays:
-        if isinstance(a, jax.core.Tracer):
+        if isinstance(a, Tracer):
             return False
         if isinstance(a, jax.Array) and ({d.platform for d in a.devices()} != {"cpu"} or len(a.devices()) > 1):
             return False
@@ -295,7 +290,9 @@ def is_jax(*arrays: Any) -> bool:
 
 def give_back(tree: Any, jax_out: bool) -> Any:
     """The result in the caller's kind of array."""
-    return jax.tree.map(lambda a: jax.numpy.asarray(a) if isinstance(a, np.ndarray | np.generic) else a, tree) if jax_out else precision.to_numpy(tree)
+    if not jax_out:
+        return precision.to_numpy(tree)
+    return jax.tree.map(lambda a: jax.numpy.asarray(a) if isinstance(a, np.ndarray | np.generic) else a, tree)
 
 
 def _sparse(X: Any) -> Any:

@@ -2,13 +2,15 @@
 
 Outer loop: the exact residual and Xᵀr give the duality gap; the features nearest to their constraint (smallest
 (1 − |x_jᵀθ|)/‖x_j‖) form a working set whose size doubles with the support. Inner loop, on G = X_WᵀX_W: a cycle of
-coordinate descent finds the support A, then a Newton step solves (G_AA + μ) w_A = X_Aᵀy − λ sign(w_A) and is accepted, cut at
-the sign changes, where the objective falls. Both only lower the objective, and once the support is found one Newton step is
-exact, so ill-conditioned data cost little more than good ones. The gradient is refreshed from X at every outer step: the
-Gram matrix only ever acts on corrections, so its rounding does not limit the accuracy.
+coordinate descent finds the support A, then a Newton step solves (G_AA + μ) w_A = X_Aᵀy − λ sign(w_A) and is
+accepted, cut at the sign changes, where the objective falls. Both only lower the objective, and once the support is
+found one Newton step is exact, so ill-conditioned data cost little more than good ones. The gradient is refreshed
+from X at every outer step: the Gram matrix only ever acts on corrections, so its rounding does not limit the
+accuracy.
 
-Cost: O(np) per outer step, O(n k²) once for the Gram matrix of k features, O(k) per coordinate, O(|A|³/3) per Newton step.
-Source: Massias, Gramfort and Salmon (2018) for the working sets; Friedman, Hastie and Tibshirani (2010) for covariance updates.
+Cost: O(np) per outer step, O(n k²) once for the Gram matrix of k features, O(k) per coordinate, O(|A|³/3) per Newton
+step. Source: Massias, Gramfort and Salmon (2018) for the working sets; Friedman, Hastie and Tibshirani (2010) for
+covariance updates.
 """
 
 from __future__ import annotations
@@ -90,14 +92,15 @@ class Gram(Quadratic):
 
     def residual(self) -> Residual:
         corr = self.c - self.G[: self.size, : self.size] @ self.w
-        return Residual(max(self.yy - self.w @ (self.c + corr), 0.0), self.yy - self.w @ self.c, corr)
+        rr, yr = self.yy - float(self.w @ (self.c + corr)), self.yy - float(self.w @ self.c)
+        return Residual(max(rr, 0.0), yr, corr)
 
     def choose(self, res: Residual, gap: Gap, pen: Penalty) -> bool:
         return False
 
 
 class Columns(Quadratic):
-    """A growing set of columns of X: for many features, or where the Gram matrix of all would cost more than it saves."""
+    """A growing set of columns of X: where the Gram matrix of all would cost more than it saves."""
 
     def __init__(self, design: Design, y: np.ndarray, w: np.ndarray | None = None):
         self.design, self.y, self.yy = design, y, float(y @ y)
@@ -216,7 +219,8 @@ def solve(problem: Quadratic, pen: Penalty, tol: float, max_steps: int, history:
 def _descend(problem: Quadratic, res: Residual, pen: Penalty, tol: float, rounds: int) -> None:
     """Lower F on the working set until its own gap is at most `tol`.
 
-    Each round sweeps once over the working set, then works on the support alone: its small Gram matrix stays in cache.
+    Each round sweeps once over the working set, then works on the support alone: its small Gram matrix stays in
+    cache.
     """
     k, w, g = len(problem.ids), problem.w.copy(), res.corr[problem.ids]
     G, w0, g0 = problem.G[:k, :k], w.copy(), g.copy()
@@ -224,7 +228,7 @@ def _descend(problem: Quadratic, res: Residual, pen: Penalty, tol: float, rounds
 
     def gap() -> float:
         d = w - w0
-        rr, yr = res.rr - d @ (g0 + g), res.yr - d @ c
+        rr, yr = res.rr - float(d @ (g0 + g)), res.yr - float(d @ c)
         return duality_gap(max(rr, 0.0), yr, g, w, np.arange(k), pen.lam, pen.mu, pen.positive).gap
 
     for _ in range(rounds):
@@ -291,7 +295,7 @@ def _change(d: np.ndarray, Hd: np.ndarray, w: np.ndarray, slope: np.ndarray, sig
 def _line_search(
     w: np.ndarray, d: np.ndarray, Hd: np.ndarray, slope: np.ndarray, sign: np.ndarray, pen: Penalty
 ) -> float:
-    """The exact minimiser of t ↦ F(w + t d) on [0, 1]: piecewise quadratic, its pieces end where a coefficient is zero."""
+    """The exact minimiser of t ↦ F(w + t d) on [0, 1]: quadratic between the zeros of the coefficients."""
     with np.errstate(divide="ignore", invalid="ignore"):
         zeros = np.where(d != 0, -w / np.where(d != 0, d, 1), np.inf)
     crossing = (zeros > 0) & (zeros < 1)
