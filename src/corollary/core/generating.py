@@ -15,6 +15,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.jet import jet
@@ -44,7 +45,7 @@ class ChernoffBound(eqx.Module):
 
 
 @follows_input
-def mgf(law: Law, t: Any) -> Float[Array, "..."]:
+def mgf(law: Any, t: Any) -> Float[Array, "..."]:
     """ψ(t) = E exp(tX), and +∞ where the expectation diverges. Cost O(1) per t.
 
     Parameters
@@ -75,7 +76,7 @@ def mgf(law: Law, t: Any) -> Float[Array, "..."]:
 
 
 @follows_input
-def log_mgf(law: Law, t: Any) -> Float[Array, "..."]:
+def log_mgf(law: Any, t: Any) -> Float[Array, "..."]:
     """log ψ(t), the cumulant generating function: finite where ψ itself would overflow. Parameters as for `mgf`.
 
     Examples
@@ -89,7 +90,7 @@ def log_mgf(law: Law, t: Any) -> Float[Array, "..."]:
 
 
 @follows_input
-def moments(law: Law, order: int = 4) -> LawMoments:
+def moments(law: Any, order: int = 4) -> LawMoments:
     """E[X^k], E[(X − E X)^k] and the cumulants for k = 1..order, as derivatives at 0. Cost O(order²) evaluations of K.
 
     Parameters
@@ -118,6 +119,11 @@ def moments(law: Law, order: int = 4) -> LawMoments:
     if order > 28:
         raise InputError(f"order: found {order}, expected at most 28")
     (law,) = _one_precision(law)
+    return _moments(law, order)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _moments(law: Law, order: int) -> LawMoments:
     mean = as_float(law.mean)
     zero, one = jnp.zeros((), mean.dtype), jnp.ones((), mean.dtype)
     # One pass of Taylor arithmetic along t: the series of K at 0 holds its derivatives, which are the cumulants.
@@ -128,7 +134,7 @@ def moments(law: Law, order: int = 4) -> LawMoments:
 
 
 @follows_input
-def chernoff(law: Law, x: Any) -> ChernoffBound:
+def chernoff(law: Any, x: Any) -> ChernoffBound:
     """Chernoff's bound on the tail beyond x: P(X >= x) for x above the mean, P(X <= x) below it.
 
     The exponent sup_t (t x − log ψ(t)) is found by refining a grid of t; every t gives a valid bound, so the number
@@ -158,7 +164,11 @@ def chernoff(law: Law, x: Any) -> ChernoffBound:
     """
     if not isinstance(x, jax.core.Tracer) and (np.ndim(x) != 0 or not np.isfinite(x)):
         raise InputError(f"x: found {x!r}, expected one finite number")
-    law, x = _one_precision(law, x)
+    return _chernoff(*_one_precision(law, x))
+
+
+@jax.jit
+def _chernoff(law: Law, x: Float[Array, ""]) -> ChernoffBound:
     deviation = x - law.mean
     side = jnp.where(deviation < 0, -1, 1).astype(x.dtype)
     low, high = (jnp.asarray(end).astype(x.dtype) for end in law.domain)
@@ -208,14 +218,18 @@ def maximise(f: Callable[[Array], Array], end: Array, scale: Array, start: float
 
     left, right = jnp.full_like(scale, start), jnp.full_like(scale, 20.0)
     best, where = jnp.full_like(scale, -jnp.inf), jnp.zeros_like(scale)
-    for _ in range(5):
+
+    def zoom(_: Any, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        left, right, best, where = carry
         grid = jnp.linspace(left, right, 65, dtype=scale.dtype)
         values = f(at(grid))
         k = jnp.argmax(values)
         better = values[k] > best
         best, where = jnp.where(better, values[k], best), jnp.where(better, at(grid[k]), where)
         step = (right - left) / 64
-        left, right = grid[k] - step, grid[k] + step
+        return grid[k] - step, grid[k] + step, best, where
+
+    _, _, best, where = jax.lax.fori_loop(0, 5, zoom, (left, right, best, where))
     return best, where
 
 
@@ -230,7 +244,7 @@ def _from_cumulants(kappa: list[Array]) -> Array:
     return jnp.stack(m[1:])
 
 
-def _one_precision(law: Law, *others: Any) -> tuple[Any, ...]:
+def _one_precision(law: Any, *others: Any) -> tuple[Any, ...]:
     if not isinstance(law, Law):
         raise InputError(f"law: found {type(law).__name__}, expected a law of corollary.core.laws")
     leaves, tree = jax.tree.flatten(law)

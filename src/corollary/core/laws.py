@@ -16,6 +16,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -77,7 +78,7 @@ class Normal(Law):
 
     def centred(self, t: Scalar) -> Scalar:
         """σ²t²/2."""
-        return jnp.square(self.std * t) / 2
+        return (self.std * t) * (self.std * t) / 2
 
     @property
     def support(self) -> tuple[Any, Any]:

@@ -105,13 +105,7 @@ def check_linear(
     if images.ndim > 2:
         raise InputError(f"function: returned shape {images.shape[1:]}, expected a scalar or a vector")
     images = images[:, None] if functional else images
-    tx, ty, tsum, double, origin = (
-        images[:size],
-        images[size : 2 * size],
-        images[2 * size : 3 * size],
-        images[3 * size : -1],
-        images[-1],
-    )
+    tx, ty, tsum, double, origin = jnp.split(images, [size, 2 * size, 3 * size, 4 * size])
 
     # Rounding of a map with n-term sums: some n eps of its terms; cancelling maps get sqrt(n) more from the norms.
     allowed = 32.0 * n * float(jnp.finfo(dtype).eps)

@@ -16,6 +16,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -107,7 +108,7 @@ class RunningMoments(eqx.Module):
         a, b = self._about(offset - self.offset), other._about(offset - theirs)
         return RunningMoments(count, self.origin, offset, *(p + q for p, q in zip(a, b, strict=True)))
 
-    def _about(self, s: Array) -> tuple[Array, Array, Array]:
+    def _about(self, s: Vector) -> tuple[Matrix, Matrix, Matrix]:
         """The three sums about mean + s; the sum of first powers about the mean is 0, so that its terms are gone."""
         n, square, si, sj = self.count, jnp.diagonal(self.m11), s[:, None], s[None, :]
         m11 = self.m11 + n * si * sj
@@ -208,8 +209,8 @@ def expectation_on_grid(
 ) -> Solution:
     """E f(X), Var f(X) and Cov f(X) of a law on the line from its density on a grid, or from its probabilities.
 
-    The integral ∫ f(x) p(x) dx is taken by the trapezoidal rule and is for continuous laws only; an atom has no density,
-    so that a law on points goes in with ``discrete=True`` and is summed.
+    The integral ∫ f(x) p(x) dx is taken by the trapezoidal rule and is for continuous laws only: an atom has no
+    density, and a law on points goes in with ``discrete=True`` and is summed.
 
     Parameters
     ----------

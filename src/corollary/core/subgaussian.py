@@ -65,6 +65,7 @@ def subgaussian_parameter(law: Any, *, relative_error: float = 0.05) -> Solution
     return _of_samples(samples, relative_error)
 
 
+@jax.jit
 def _of_law(law: Law) -> Solution:
     std = standard_deviation(law)
     variance = jax.grad(jax.grad(law.centred))(jnp.zeros_like(std))
@@ -108,7 +109,8 @@ def _of_law(law: Law) -> Solution:
     return Solution(value, certificates, stats={"t": jnp.where(constant, 0, at), "subgaussian": constant | finite})
 
 
-def _of_samples(samples: Array, relative_error: float) -> Solution:
+@jax.jit
+def _of_samples(samples: Array, relative_error: float | Array) -> Solution:
     n = samples.shape[0]
     x = samples - Empirical(samples).mean
     std = jnp.sqrt(jnp.mean(jnp.square(x)))

@@ -10,9 +10,11 @@ W. Hoeffding, J. Amer. Statist. Assoc. 58 (1963), theorems 1 and 2.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -21,6 +23,12 @@ from corollary.core.errors import InputError
 from corollary.core.precision import common_float, follows_input
 
 Bound = Float[Array, "..."]
+
+ANY = (lambda x: np.full(np.shape(x), True), "any number")
+NONNEGATIVE = (lambda x: x >= 0, "no negative number")
+POSITIVE = (lambda x: x > 0, "positive numbers")
+AT_LEAST_ONE = (lambda x: x >= 1, "at least 1")
+PROBABILITY = (lambda x: (x > 0) & (x <= 1), "probabilities in (0, 1]")
 
 
 @follows_input
@@ -48,7 +56,7 @@ def markov(mean: Any, threshold: Any) -> Bound:
     >>> float(markov(1.0, 4.0))
     0.25
     """
-    mean, threshold = _numbers(mean=mean, threshold=threshold, at_least_zero=("mean",))
+    mean, threshold = _numbers(mean=(mean, NONNEGATIVE), threshold=(threshold, ANY))
     # Compared, then divided: no 0/0, and no overflow at thresholds near zero.
     beyond = threshold > mean
     return jnp.where(beyond, mean / jnp.where(beyond, threshold, 1), jnp.ones_like(mean))
@@ -81,7 +89,7 @@ def chebyshev(variance: Any, deviation: Any) -> Bound:
     >>> float(chebyshev(1.0, 2.0))
     0.25
     """
-    variance, deviation = _numbers(variance=variance, deviation=deviation, at_least_zero=("variance", "deviation"))
+    variance, deviation = _numbers(variance=(variance, NONNEGATIVE), deviation=(deviation, NONNEGATIVE))
     ratio = _standardised(variance, deviation)
     return jnp.where(ratio > 1, jnp.square(1 / jnp.maximum(ratio, 1)), jnp.ones_like(ratio))
 
@@ -114,7 +122,7 @@ def cantelli(variance: Any, deviation: Any) -> Bound:
     >>> float(cantelli(1.0, 2.0))
     0.2
     """
-    variance, deviation = _numbers(variance=variance, deviation=deviation, at_least_zero=("variance",))
+    variance, deviation = _numbers(variance=(variance, NONNEGATIVE), deviation=(deviation, ANY))
     above = jnp.maximum(deviation, 0)
     return 1 / (1 + jnp.square(_standardised(variance, above)))
 
@@ -152,9 +160,7 @@ def hoeffding(n: Any, proxy: Any, deviation: Any) -> Bound:
     >>> round(float(hoeffding(200, 0.25, 0.1)), 4)
     0.0366
     """
-    n, proxy, deviation = _numbers(
-        n=n, proxy=proxy, deviation=deviation, at_least_zero=("proxy", "deviation"), at_least_one=("n",)
-    )
+    n, proxy, deviation = _numbers(n=(n, AT_LEAST_ONE), proxy=(proxy, NONNEGATIVE), deviation=(deviation, NONNEGATIVE))
     ratio = _standardised(proxy, deviation)
     return jnp.minimum(1, 2 * jnp.exp(-n * jnp.square(ratio) / 2))
 
@@ -184,9 +190,7 @@ def hoeffding_radius(n: Any, proxy: Any, delta: Any) -> Bound:
     >>> round(float(hoeffding_radius(200, 0.25, 0.05)), 4)
     0.096
     """
-    n, proxy, delta = _numbers(
-        n=n, proxy=proxy, delta=delta, at_least_zero=("proxy",), at_least_one=("n",), probability=("delta",)
-    )
+    n, proxy, delta = _numbers(n=(n, AT_LEAST_ONE), proxy=(proxy, NONNEGATIVE), delta=(delta, PROBABILITY))
     return jnp.sqrt(proxy) * jnp.sqrt(2 * (jnp.log(2.0).astype(delta.dtype) - jnp.log(delta)) / n)
 
 
@@ -216,12 +220,7 @@ def hoeffding_samples(proxy: Any, deviation: Any, delta: Any) -> Bound:
     185
     """
     proxy, deviation, delta = _numbers(
-        proxy=proxy,
-        deviation=deviation,
-        delta=delta,
-        at_least_zero=("proxy",),
-        positive=("deviation",),
-        probability=("delta",),
+        proxy=(proxy, NONNEGATIVE), deviation=(deviation, POSITIVE), delta=(delta, PROBABILITY)
     )
     log_term = 2 * (jnp.log(2.0).astype(delta.dtype) - jnp.log(delta))
     return jnp.maximum(1, jnp.ceil(log_term * jnp.square(jnp.sqrt(proxy) / deviation)))
@@ -234,16 +233,9 @@ def _standardised(variance: Array, deviation: Array) -> Array:
     return jnp.where(constant, jnp.where(deviation > 0, jnp.inf, 0.0).astype(ratio.dtype), ratio)
 
 
-def _numbers(
-    *,
-    at_least_zero: tuple[str, ...] = (),
-    at_least_one: tuple[str, ...] = (),
-    positive: tuple[str, ...] = (),
-    probability: tuple[str, ...] = (),
-    **named: Any,
-) -> tuple[Array, ...]:
-    """Finite real arguments in one precision, broadcast together; signs are checked unless traced."""
-    for name, value in named.items():
+def _numbers(**named: tuple[Any, tuple[Callable[[Any], Any], str]]) -> tuple[Array, ...]:
+    """Finite real arguments in one precision, broadcast together; each is checked unless traced."""
+    for name, (value, (good, words)) in named.items():
         if isinstance(value, jax.core.Tracer):
             continue
         found = np.asarray(value)
@@ -251,16 +243,10 @@ def _numbers(
             raise InputError(f"{name}: found dtype {found.dtype}, expected real numbers")
         if not np.isfinite(found).all():
             raise InputError(f"{name}: found NaN or infinity, expected finite numbers")
-        for names, good, words in (
-            (at_least_zero, found >= 0, "no negative number"),
-            (at_least_one, found >= 1, "at least 1"),
-            (positive, found > 0, "positive numbers"),
-            (probability, (found > 0) & (found <= 1), "probabilities in (0, 1]"),
-        ):
-            if name in names and not good.all():
-                raise InputError(f"{name}: found {found[~good].ravel()[0]!r}, expected {words}")
+        if not np.all(good(found)):
+            raise InputError(f"{name}: found {found[~good(found)].ravel()[0]:g}, expected {words}")
     try:
-        return tuple(jnp.broadcast_arrays(*common_float(*named.values())))
+        return tuple(jnp.broadcast_arrays(*common_float(*(value for value, _ in named.values()))))
     except ValueError as error:
-        shapes = ", ".join(f"{k} {np.shape(v)}" for k, v in named.items())
+        shapes = ", ".join(f"{k} {np.shape(v)}" for k, (v, _) in named.items())
         raise InputError(f"{shapes}: found shapes that do not fit, expected ones that broadcast") from error
