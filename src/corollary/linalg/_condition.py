@@ -80,7 +80,7 @@ def _estimate(A: Float[Array, "n n"], factor: tuple[Float[Array, "n n"], Int[Arr
     singular = jnp.any(jnp.diag(lu[0]) == 0)
     estimate, w = _inverse_norm(lu, n, dtype)
     estimate = jnp.where(singular | ~jnp.isfinite(estimate), jnp.inf, estimate)
-    value = jnp.max(jnp.sum(jnp.abs(scaled), 0)) * estimate
+    value = jnp.where(singular, jnp.inf, jnp.max(jnp.sum(jnp.abs(scaled), 0)) * estimate)
     w = w / jnp.where(jnp.max(jnp.abs(w)) > 0, jnp.max(jnp.abs(w)), 1)
     stretch = jnp.sum(jnp.abs(w)) / jnp.sum(jnp.abs(scaled @ w))
     eps = jnp.finfo(dtype).eps
@@ -93,7 +93,7 @@ def _estimate(A: Float[Array, "n n"], factor: tuple[Float[Array, "n n"], Int[Arr
         "exact",
         "Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., Algorithm 15.1",
     )
-    return Solution(value, {"lower_bound": certificate}, 0, MAX_STEPS, {"inverse_norm": shift(estimate, -e)})
+    return Solution(value, {"lower_bound": certificate}, stats={"inverse_norm": shift(estimate, -e)})
 
 
 def _inverse_norm(lu: Any, n: int, dtype: Any) -> tuple[Float[Array, ""], Float[Array, " n"]]:

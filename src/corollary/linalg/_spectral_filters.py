@@ -9,6 +9,7 @@ Source: Hansen, Discrete Inverse Problems (SIAM, 2010), ch. 4-5; Golub, Heath & 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -240,8 +241,11 @@ def gcv(A: Any, b: Any, lams: Any = None) -> GCV:
     if lams is not None and not isinstance(grid, jax.core.Tracer) and bool((grid <= 0).any()):
         raise InputError("lams: found a value that is not positive, expected λ > 0")
     grid = grid.astype(A.dtype)
-    n = A.shape[0]
+    return _gcv(A.shape[0], parts, grid)
 
+
+@functools.partial(jax.jit, static_argnums=0)
+def _gcv(n: int, parts: Spectrum, grid: Float[Array, " m"]) -> GCV:
     def score(lam: Array) -> Array:
         left = lam / (parts.s**2 + lam)  # 1 − the filter factors
         freedom = (n - parts.s.shape[0] + jnp.sum(left)) / n
@@ -252,8 +256,8 @@ def gcv(A: Any, b: Any, lams: Any = None) -> GCV:
     edge = jnp.minimum(at, scores.shape[0] - 1 - at)
     interior = Certificate(
         "the minimiser is not an end of the grid (1 − its distance from the nearest end, in grid steps)",
-        1 - edge.astype(A.dtype),
-        jnp.zeros((), A.dtype),
+        1 - edge.astype(grid.dtype),
+        jnp.zeros((), grid.dtype),
         "monitor",
         "by inspection of the grid",
     )
@@ -366,6 +370,15 @@ def _filtered(A: Any, b: Any, filter: Callable[[Array], Array], name: str) -> So
         raise InputError(f"filter: returned shape {factors.shape}, expected {parts.s.shape}, one factor for each σ")
     if not isinstance(factors, jax.core.Tracer) and not bool(jnp.isfinite(factors).all()):
         raise InputError("filter: returned NaN or infinity, expected finite factors (also at σ = 0)")
+    x, residual, certificate = _apply(A, B, parts, factors)
+    value, residual = (x[:, 0], residual[0]) if b.ndim == 1 else (x, residual)
+    note = Note(f"{name}: one SVD")
+    stats = {"singular_values": parts.s, "factors": factors, "residual_norm": residual, "solver": note}
+    return Solution(value, {"filter_residual": certificate}, 0, 1, stats)
+
+
+@jax.jit
+def _apply(A: Array, B: Array, parts: Spectrum, factors: Float[Array, " r"]) -> tuple[Array, Array, Certificate]:
     x = parts.Vt.T @ (factors[:, None] * parts.beta)
     r = B - A @ x
     predicted = parts.Vt.T @ ((parts.s * (1 - parts.s * factors))[:, None] * parts.beta)
@@ -380,15 +393,7 @@ def _filtered(A: Any, b: Any, filter: Callable[[Array], Array], name: str) -> So
         "exact",
         "Hansen, Discrete Inverse Problems (2010), eq. 4.9",
     )
-    residual = jnp.linalg.norm(r, axis=0)
-    value, residual = (x[:, 0], residual[0]) if b.ndim == 1 else (x, residual)
-    stats = {
-        "singular_values": parts.s,
-        "factors": factors,
-        "residual_norm": residual,
-        "solver": Note(f"{name}: one SVD"),
-    }
-    return Solution(value, jax.lax.stop_gradient({"filter_residual": certificate}), 0, 1, stats)
+    return x, jnp.linalg.norm(r, axis=0), jax.lax.stop_gradient(certificate)
 
 
 @jax.jit
