@@ -16,11 +16,11 @@ import lineax as lx
 import numpy as np
 import scipy.sparse
 from jax.core import Tracer
+from jax.experimental import sparse as jsparse
 from jaxtyping import Array, Float, Key
 
 from corollary.core import operator, validation
 from corollary.core.errors import InputError
-from corollary.core.precision import as_float
 
 Block = Float[Array | np.ndarray, "_ _"]
 Values = Float[Array | np.ndarray, " _"]
@@ -69,33 +69,60 @@ def products(A: Any, key: Any = None, name: str = "A") -> Products:
 
     A traced `key` (a batch of seeds under `vmap`, say) needs JAX's products as much as a traced matrix does.
     """
-    if scipy.sparse.issparse(A):
-        csr = scipy.sparse.csr_array(A)
-        csr = csr if csr.dtype in (np.float32, np.float64) else csr.astype(_real(name, csr.dtype))
-        shape: Any = csr.shape
-        if 0 in shape:
-            raise InputError(f"{name}: found an empty matrix of shape {shape}, expected at least one entry")
-        if not np.isfinite(csr.data).all():
-            raise InputError(f"{name}: found NaN or infinity, expected finite numbers")
-        transpose = csr.T
-        return Products(np, shape, csr.dtype, lambda V: csr @ V, lambda U: transpose @ U, False, False)
-    if not isinstance(A, lx.AbstractLinearOperator) and hasattr(A, "todense"):
-        A = operator.as_operator(A)  # JAX's sparse matrices
-    if isinstance(A, lx.MatrixLinearOperator):
-        A = A.matrix
+    in_jax = isinstance(A, jax.Array | lx.AbstractLinearOperator | jsparse.JAXSparse)
+    A = _checked(name, A)
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((A, key)))
+    pair = None if traced else _host_pair(A)
+    if pair is not None:
+        shape: Any = operator.shape(A) if isinstance(A, lx.AbstractLinearOperator) else A.shape
+        dtype = operator.dtype(A) if isinstance(A, lx.AbstractLinearOperator) else A.dtype
+        return Products(np, shape, np.dtype(dtype), *pair, False, in_jax)
+    op = operator.as_operator(A)
+    apply, adjoint = lambda V: operator.matmat(op, V), lambda U: operator.rmatmat(op, U)
+    return Products(jnp, operator.shape(op), np.dtype(operator.dtype(op)), apply, adjoint, traced, True)
+
+
+def _checked(name: str, A: Any) -> Any:
+    """A real, finite, non-empty matrix (array, CSR or operator) with floating entries."""
+    if isinstance(A, jsparse.JAXSparse):
+        A = operator.as_operator(A)
     if isinstance(A, lx.AbstractLinearOperator):
         _real(name, operator.dtype(A))
-        apply, adjoint = lambda V: operator.matmat(A, V), lambda U: operator.rmatmat(A, U)
-        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((A, key)))
-        return Products(jnp, operator.shape(A), np.dtype(operator.dtype(A)), apply, adjoint, traced, True)
-    in_jax = isinstance(A, jax.Array)
-    A = validation.matrix(name, A, host=True)
-    traced = isinstance(A, Tracer) or isinstance(key, Tracer)
-    if not traced and (isinstance(A, np.ndarray) or _on_host(A)):
+        return A
+    if not scipy.sparse.issparse(A):
+        return validation.matrix(name, A, host=True)
+    csr = scipy.sparse.csr_array(A)
+    csr = csr if csr.dtype in (np.float32, np.float64) else csr.astype(_real(name, csr.dtype))
+    shape: Any = csr.shape
+    if 0 in shape:
+        raise InputError(f"{name}: found an empty matrix of shape {shape}, expected at least one entry")
+    if not np.isfinite(csr.data).all():
+        raise InputError(f"{name}: found NaN or infinity, expected finite numbers")
+    return csr
+
+
+def _host_pair(A: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]] | None:
+    """V ↦ AV and U ↦ AᵀU in NumPy or SciPy, where every number of A lies in host memory; else None."""
+    if isinstance(A, lx.MatrixLinearOperator):
+        A = A.matrix
+    if isinstance(A, operator.Sparse) and _on_host(A.matrix.data):
+        parts = (np.asarray(part) for part in (A.matrix.data, A.matrix.indices, A.matrix.indptr))
+        A = scipy.sparse.csr_array(tuple(parts), shape=A.shape)
+    if isinstance(A, jax.Array) and _on_host(A):
         A = np.asarray(A)
-        return Products(np, A.shape, A.dtype, lambda V: A @ V, lambda U: A.T @ U, False, in_jax)
-    A = as_float(A)
-    return Products(jnp, A.shape, np.dtype(A.dtype), lambda V: A @ V, lambda U: A.T @ U, traced, True)
+    if isinstance(A, np.ndarray) or scipy.sparse.issparse(A):
+        transpose = A.T
+        return lambda V: A @ V, lambda U: transpose @ U
+    if isinstance(A, operator.Centred) and _on_host(A.mean):
+        inner, mean = _host_pair(A.operator), np.asarray(A.mean)
+        if inner is None:
+            return None
+        apply, adjoint = inner
+        rows = lambda V, f: f(V) - mean @ V  # noqa: E731
+        columns = lambda V, f: f(V) - mean[:, None] * V.sum(axis=0)  # noqa: E731
+        first, second = (rows, columns) if A.side == "right" else (columns, rows)
+        return lambda V: first(V, apply), lambda U: second(U, adjoint)
+    return None
 
 
 def orthonormal(block: Block, basis: list[Any], xp: Any) -> Block:

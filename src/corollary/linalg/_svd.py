@@ -2,7 +2,7 @@
 
 Use `svd` for a dense matrix in full, reduced or compact form and for the leading triplets of anything that has
 products; `eckart_young` for the best rank-k approximation and its exact errors. Cost: O(m n min(m, n)) direct;
-O(m n k) for the leading k by block Krylov. Source: Golub & Van Loan, Matrix Computations, 4th ed., §2.4, §8.6; derivatives:
+O(m n k) for the leading k by block Krylov. Source: Golub & Van Loan, Matrix Computations, 4th ed., §2.4, §8.6;
 Townsend (2016), Differentiating the SVD.
 """
 
@@ -20,7 +20,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Key
 
 from corollary.core import operator, validation
-from corollary.core.certificate import Certificate, rounding
+from corollary.core.certificate import Certificate
 from corollary.core.errors import InputError
 from corollary.core.precision import follows_input
 from corollary.core.solution import Note, Solution, Status
@@ -129,53 +129,56 @@ def _choose(solver: str, mode: str, k: int | None, shape: tuple[int, int], impli
     return "direct", "direct: small, or a large share of the triplets is wanted"
 
 
-def _dense(A: Any, shape: tuple[int, int]) -> Array:
+def _dense(A: Any, shape: tuple[int, int]) -> Any:
     """The matrix itself; refuse to densify a large one silently."""
     if not scipy.sparse.issparse(A) and not isinstance(A, lx.AbstractLinearOperator):
-        return jnp.asarray(A)
+        return A
     if shape[0] * shape[1] > DENSE_LIMIT:
         raise InputError(f"A: found a sparse matrix or operator of shape {shape}, expected a `rank`")
-    return validation.matrix("A", A.as_matrix() if isinstance(A, lx.AbstractLinearOperator) else A.toarray())
+    return validation.matrix("A", A.as_matrix() if isinstance(A, lx.AbstractLinearOperator) else A.toarray(), host=True)
 
 
-def _direct(A: Float[Array, "m n"], mode: str, rank: int | None, reason: str) -> Solution:
-    """LAPACK's divide and conquer, then the form that was asked for."""
-    scale = _power_of_two(A)
-    U, s, Vt = _svd_full(A / scale) if mode == "full" else _svd_reduced(A / scale)
-    s = s * scale
+def _direct(A: Any, mode: str, rank: int | None, reason: str) -> Solution:
+    """LAPACK's divide and conquer (on the host for NumPy data), then the form that was asked for."""
+    xp, constant = (np, lambda x: x) if isinstance(A, np.ndarray) else (jnp, jax.lax.stop_gradient)
+    # A power of two brings A to the order of one, so that no square overflows and no bit is lost.
+    scale = xp.ldexp(xp.ones((), A.dtype), xp.frexp(constant(xp.max(xp.abs(A))))[1])
+    if xp is np:
+        U, s, Vt = _svd_host(A / scale, full=mode == "full")
+    else:
+        U, s, Vt = _svd_full(A / scale) if mode == "full" else _svd_reduced(A / scale)
+    if mode == "compact" and isinstance(s, Tracer):
+        raise InputError("mode: found 'compact' under jit or vmap, expected 'reduced'")
+    certificates = {
+        "weyl": _weyl(constant(A / scale), constant(U), constant(s), constant(Vt), scale, xp),
+        "orthogonality": orthogonality(xp, U=constant(U), V=constant(Vt).T),
+    }
     if mode == "compact":
-        if isinstance(s, Tracer):
-            raise InputError("mode: found 'compact' under jit or vmap, expected 'reduced'")
-        rank = int(jnp.sum(s > max(A.shape) * jnp.finfo(A.dtype).eps * s[0]))
-    cut = mode in ("compact", "truncated")
-    thin = min(A.shape)
-    defect = jax.lax.stop_gradient(A - (U[:, :thin] * s) @ Vt[:thin]) / scale
-    certificates = {"weyl": _weyl(defect, U, s / scale, Vt, scale), "orthogonality": orthogonality(jnp, U=U, V=Vt.T)}
-    if cut:
+        rank = int(xp.sum(s > max(A.shape) * float(np.finfo(A.dtype).eps) * s[0]))
+    if rank is not None:
         U, s, Vt = U[:, :rank], s[:rank], Vt[:rank]
-    status = jnp.where(jnp.isfinite(jnp.sum(s)), Status.CONVERGED, Status.NON_FINITE).astype(jnp.int32)
-    return Solution((U, s, Vt), certificates, status=status, stats={"solver": Note(reason), "rank": s.shape[0]})
+    status = xp.where(xp.isfinite(xp.sum(s)), Status.CONVERGED, Status.NON_FINITE).astype(np.int32)
+    return Solution((U, s * scale, Vt), certificates, status=status, stats={"solver": Note(reason), "rank": s.shape[0]})
 
 
-def _weyl(defect: Float[Array, "m n"], U: Array, s: Array, Vt: Array, scale: Array) -> Certificate:
-    """|σ_i(A) − s_i| <= ‖A − USVᵀ‖ + σ_1 (‖UᵀU − I‖ + ‖VᵀV − I‖): factors that are only nearly orthogonal count too."""
-    lost = jnp.linalg.norm(U.T @ U - jnp.eye(U.shape[1], dtype=U.dtype)) + jnp.linalg.norm(
-        Vt @ Vt.T - jnp.eye(Vt.shape[0], dtype=U.dtype)
-    )
-    s = jax.lax.stop_gradient(s)
-    measured = jax.lax.stop_gradient((jnp.linalg.norm(defect) + s[0] * lost) * scale)
+def _weyl(A: Any, U: Any, s: Any, Vt: Any, scale: Any, xp: Any) -> Certificate:
+    """|σ_i(A) − s_i| <= ‖A − USVᵀ‖ + s_1 (‖UᵀU − I‖ + ‖VᵀV − I‖): factors that are only nearly orthogonal count too."""
+    defect = xp.linalg.norm(A - (U[:, : len(s)] * s) @ Vt[: len(s)])
+    lost = sum(xp.linalg.norm(F.T @ F - xp.eye(F.shape[1], dtype=F.dtype)) for F in (U, Vt.T))
     return Certificate(
         "every |σ_i(A) − s_i| <= ‖A − USVᵀ‖_F + s_1(‖UᵀU − I‖_F + ‖VᵀV − I‖_F), which is at rounding level",
-        measured=measured,
-        bound=rounding(s[0] * scale, 16.0) * max(defect.shape),
+        measured=(defect + s[0] * lost) * scale,
+        bound=16 * float(np.finfo(A.dtype).eps) * max(A.shape) * s[0] * scale,
         kind="exact",
         source="Weyl; Golub & Van Loan, Matrix Computations, 4th ed., Corollary 8.6.2",
     )
 
 
-def _power_of_two(A: Float[Array, "m n"]) -> Float[Array, ""]:
-    top = jax.lax.stop_gradient(jnp.max(jnp.abs(A)))
-    return jnp.ldexp(jnp.ones((), A.dtype), jnp.frexp(top)[1])
+def _svd_host(A: np.ndarray, *, full: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    U, s, Vt = np.linalg.svd(A, full_matrices=full)
+    k = len(s)
+    U[:, :k], Vt[:k] = sign_fixed(U[:, :k], Vt[:k], np)
+    return U, s, Vt
 
 
 @jax.custom_jvp
@@ -204,7 +207,7 @@ def _svd_reduced_jvp(primals: Any, tangents: Any) -> Any:
     return (U, s, Vt), (dU, jnp.diagonal(P), dV.T)
 
 
-def _svd_full(A: Float[Array, "m n"]) -> Triplets:
+def _svd_full(A: Float[Array, "m n"]) -> tuple[Float[Array, "m m"], Float[Array, " k"], Float[Array, "n n"]]:
     """The reduced factors, completed to orthogonal matrices by QR; the completion is a constant to derivatives."""
     U, s, Vt = _svd_reduced(A)
     (m, n), thin = A.shape, s.shape[0]
@@ -288,14 +291,16 @@ def eckart_young(A: Any, rank: Any) -> Solution:
     (2.0, False)
     """
     k = validation.integer(0)("rank", rank)
-    A = validation.matrix("A", A)
+    A = validation.matrix("A", A, host=True)
     if k > min(A.shape):
         raise InputError(f"rank: found {k}, expected at most {min(A.shape)} for a matrix of shape {A.shape}")
     found = svd(A)
     U, s, Vt = found.value
-    tail = jnp.append(s[k:], jnp.zeros((), s.dtype))
-    top = jnp.where(tail[0] > 0, tail[0], 1)
-    noise = max(A.shape) * jnp.finfo(s.dtype).eps * s[0]
-    unique = (tail[0] <= noise) | (s[k - 1] - tail[0] > noise) if k else jnp.asarray(True)
-    value = BestApproximation((U[:, :k] * s[:k]) @ Vt[:k], tail[0], top * jnp.sqrt(jnp.sum((tail / top) ** 2)), unique)
+    xp = np if isinstance(s, np.ndarray) else jnp
+    tail = xp.concatenate([s[k:], xp.zeros(1, s.dtype)])
+    top = xp.where(tail[0] > 0, tail[0], 1).astype(s.dtype)
+    noise = max(A.shape) * float(np.finfo(s.dtype).eps) * s[0]
+    unique = (tail[0] <= noise) | (s[k - 1] - tail[0] > noise) if k else xp.asarray(True)
+    frobenius = top * xp.sqrt(xp.sum(xp.square(tail / top)))
+    value = BestApproximation((U[:, :k] * s[:k]) @ Vt[:k], tail[0], frobenius, unique)
     return Solution(value, {"weyl": found.certificates["weyl"]}, status=found.status, stats={"rank": k})
