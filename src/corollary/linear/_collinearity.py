@@ -43,7 +43,7 @@ def vif(X: Any, *, fit_intercept: bool = True) -> Solution:
     -------
     Solution
         ``value`` is a `Collinearity`. A column that the others (or the constant) determine up to rounding has VIF inf.
-        Certificate ``rounding`` (monitor): the largest finite VIF is below 1/(eps max(n, p)), where rounding could decide.
+        Certificate ``rounding`` (monitor): the largest finite VIF is below 1/(eps max(n, p)), where rounding decides.
 
     Raises
     ------

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
+from jax.core import Tracer
 from threadpoolctl import threadpool_limits
 
 from corollary.core import validation
@@ -72,7 +73,7 @@ class Rows:
                 self.X = (scipy.sparse.diags_array(self.root.astype(self.dtype)) @ self.X).tocsr()
         else:
             self.X = X
-        # Shift by an entry of each column near its middle: sums then cancel nothing, and a constant column is exactly 0.
+        # Shift by an entry near each column's middle: sums then cancel nothing, and a constant column is exactly 0.
         self.shift = _middle(X, self.dtype) if fit_intercept and not self.sparse else None
         self.offset = np.zeros(self.p)  # x̄ − shift, once known
         self.norm2 = np.inf
@@ -99,9 +100,9 @@ class Rows:
             square, cross = self._sum(work, dtype, whole=self.sparse)
         top = np.diag(square).max(initial=0.0)
         low = 1e-200 if dtype == np.float64 else 1e-25
-        if not (np.isfinite(square).all() and np.isfinite(cross).all() and top > low):
-            if self._rescale() or dtype != np.float64:  # float32 overflows where float64 need not be scaled
-                return self.gram(np.float64)
+        healthy = np.isfinite(square).all() and np.isfinite(cross).all() and top > low
+        if not healthy and (self._rescale() or dtype != np.float64):  # float64 may need no scale where float32 does
+            return self.gram(np.float64)
         self._set_offset(cross[:, 0])
         square -= self.total * np.outer(self.offset, self.offset)
         moment = cross[:, 1:] - np.outer(self.offset, self.columns[:, 0] @ self.Y)
@@ -176,11 +177,11 @@ class Rows:
             block = block.toarray() if self.sparse else block
             block = np.column_stack([block - np.outer(self.columns[rows, 0], self.offset), self.Y[rows]])
             key = rows.start // self._step % self._threads
-            states[key] = np.linalg.qr(np.concatenate([states[key], block]) if key in states else block, mode="r")
+            states[key] = _triangle(np.concatenate([states[key], block]) if key in states else block)
             return []
 
         self._sum(work, np.float64)
-        return np.linalg.qr(np.concatenate(list(states.values())), mode="r")
+        return _triangle(np.concatenate(list(states.values())))
 
     def matrix(self) -> np.ndarray:
         """X̃ as a dense array: a copy, for small or wide data."""
@@ -202,9 +203,9 @@ class Rows:
         with np.errstate(over="ignore", invalid="ignore"):
             (total,) = self._sum(lambda block, rows: [block.T @ self.columns[rows, :1]], np.float64)
             (square,) = self._sum(lambda block, rows: [np.asarray(abs(block).max()) ** 2], np.float64)
-        if not (np.isfinite(total).all() and np.isfinite(square)) or square < 1e-200:
-            if self._rescale():
-                return self._find_mean()
+        healthy = np.isfinite(total).all() and np.isfinite(square) and square > 1e-200
+        if not healthy and self._rescale():
+            return self._find_mean()
         self._set_offset(total[:, 0])
         if not np.isfinite(self.norm2):
             self.norm2 = self._frobenius()
@@ -304,7 +305,7 @@ class Whole:
         else:
             self.weights = validation.vector("sample_weight", sample_weight).astype(X.dtype)
             validation.same_length("X", X, "sample_weight", self.weights)
-            if not isinstance(self.weights, jax.core.Tracer) and bool((self.weights < 0).any()):
+            if not isinstance(self.weights, Tracer) and bool((self.weights < 0).any()):
                 raise InputError("sample_weight: found a negative weight, expected weights >= 0")
             self.root = jnp.sqrt(self.weights)
         self.root_column = self.root[:, None]
@@ -370,6 +371,10 @@ def _power_of_two(size: Any) -> float:
     if size == 0 or 1e-60 < size < 1e60:
         return 1.0
     return float(2.0 ** -np.clip(np.frexp(float(size))[1], -1000, 1000))
+
+
+def _triangle(A: np.ndarray) -> Any:
+    return np.linalg.qr(A, mode="r")
 
 
 def _middle(X: np.ndarray, dtype: Any) -> np.ndarray:

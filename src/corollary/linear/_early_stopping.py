@@ -1,8 +1,9 @@
 """Early stopping as a spectral filter, beside ridge's: gradient descent stopped after t steps shrinks like α = 1/(ηt).
 
-On ½‖y − Xβ‖² from zero, t steps of size η keep the share 1 − (1 − ησ²)^t of a component with singular value σ; ridge with
-α = 1/(ηt) keeps σ²/(σ² + 1/(ηt)). Under gradient flow the risk is within 1.6862 of ridge's, component by component, whatever
-the truth. Source: Ali, Kolter & Tibshirani (2019), *A continuous-time view of early stopping*, thms 1-2. Cost O(p).
+On ½‖y − Xβ‖² from zero, t steps of size η keep the share 1 − (1 − ησ²)^t of a component with singular value σ; ridge
+with α = 1/(ηt) keeps σ²/(σ² + 1/(ηt)). Under gradient flow the risk is within 1.6862 of ridge's, component by
+component, whatever the truth. Cost O(p).
+Source: Ali, Kolter & Tibshirani (2019), *A continuous-time view of early stopping for least squares*, thms 1-2.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from corollary.core import validation
@@ -27,7 +28,7 @@ Numbers = Float[Array | np.ndarray, "..."] | np.floating | float
 
 
 class Filters(eqx.Module):
-    """Shares kept of each component, by descent and by ridge at α = 1/(ηt); risks and their ratio where a truth is given."""
+    """Shares kept of each component, by descent and by ridge at α = 1/(ηt); with a truth, both risks, their ratio."""
 
     descent: Float[Array | np.ndarray, " p"]
     ridge: Float[Array | np.ndarray, " p"]
@@ -58,8 +59,9 @@ def early_stopping_filter(
     Returns
     -------
     Solution
-        ``value`` is a `Filters`. Certificate ``risk_ratio`` (theorem) where `signal` is given: risk of descent over risk of
-        ridge ≤ 1.6862, under gradient flow. For finite steps it is claimed where ησ_max² ≤ 1/100 makes them that flow to 2 %.
+        ``value`` is a `Filters`. Certificate ``risk_ratio`` (theorem) where `signal` is given: risk of descent over
+        risk of ridge ≤ 1.6862, under gradient flow. For finite steps it is claimed where ησ_max² ≤ 1/100 brings them
+        within 2 % of that flow.
 
     Raises
     ------
@@ -84,10 +86,10 @@ def early_stopping_filter(
     sigma, truth = common_float(sigma, truth)
     eta, t, noise = (jnp.asarray(a, sigma.dtype) for a in (step_size, steps, noise))
     u = eta * sigma**2
-    if not any(isinstance(a, jax.core.Tracer) for a in (sigma, eta, t, noise)):
+    if not any(isinstance(a, Tracer) for a in (sigma, eta, t, noise)):
         if not (bool((sigma >= 0).all()) and float(eta) > 0 and float(t) >= 0 and float(noise) >= 0):
             raise InputError(
-                "sigma, step_size, steps, noise: found a negative number, expected sigma >= 0, step_size > 0, steps >= 0"
+                "sigma, step_size, steps, noise: found a negative number, expected all >= 0 and step_size > 0"
             )
         if not flow and float(u.max()) >= 2:
             raise InputError(

@@ -1,6 +1,6 @@
 """The hat matrix, leverages, deletion effects and effective degrees of freedom of least squares and ridge.
 
-H = X(XᵀX + αI)⁻¹Xᵀ (plus 11ᵀ/n with an intercept) maps y to the fitted values. All of it follows from one factorisation.
+H = X(XᵀX + αI)⁻¹Xᵀ (plus 11ᵀ/n with an intercept) maps y to the fitted values. All follows from one factorisation.
 Source: Cook & Weisberg (1982), §2.1-2.2; Hastie, Tibshirani & Friedman, eq. 3.50.
 """
 
@@ -135,7 +135,9 @@ def leverages(
 def deletion_effects(
     X: Any, y: Any, alpha: Any = 0.0, *, sample_weight: Any = None, fit_intercept: bool = True, solver: str = "auto"
 ) -> Solution:
-    """For every row, the coefficients and intercept without it: β − (X̃ᵀX̃ + αI)⁻¹ x̃_i w_i e_i/(1 − h_i). O(n p min(n, p)).
+    """For every row, the coefficients and intercept without it: β − (X̃ᵀX̃ + αI)⁻¹ x̃_i w_i e_i/(1 − h_i).
+
+    Use it to see which rows carry the fit. O(n p min(n, p)), and n·p numbers out.
 
     Parameters
     ----------

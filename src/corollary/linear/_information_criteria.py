@@ -1,7 +1,7 @@
 """Akaike's and the Bayesian information criterion: −2 log L + 2p and −2 log L + p log n. Cost O(models).
 
-BIC's penalty is the heavier from n = 8 on (n > e²). As statsmodels counts: p is the number of coefficients, the constant
-included, σ² not. Source: Akaike (1974); Schwarz (1978); Hastie, Tibshirani & Friedman, eqs. 7.29 and 7.35.
+BIC's penalty is the heavier from n = 8 on (n > e²). As statsmodels counts: p is the number of coefficients, the
+constant included, σ² not. Source: Akaike (1974); Schwarz (1978); Hastie, Tibshirani & Friedman, eqs. 7.29 and 7.35.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from corollary.core import validation
@@ -71,7 +71,7 @@ def information_criteria(log_likelihood: Any, n_params: Any, n: int) -> Informat
     if likelihood.ndim > 1 or count.shape not in ((), likelihood.shape):
         raise InputError(f"n_params: found shape {count.shape}, expected {likelihood.shape} as log_likelihood")
     for name, value, wrong in (("log_likelihood", likelihood, jnp.isnan), ("n_params", count, lambda c: ~(c >= 0))):
-        if not isinstance(value, jax.core.Tracer) and bool(wrong(value).any()):
+        if not isinstance(value, Tracer) and bool(wrong(value).any()):
             raise InputError(f"{name}: found {np.asarray(value)}, expected numbers (counts >= 0)")
     aic = -2 * likelihood + 2 * count
     bic = -2 * likelihood + jnp.log(jnp.asarray(float(n), likelihood.dtype)) * count

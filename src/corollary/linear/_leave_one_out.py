@@ -1,9 +1,10 @@
 """Leave-one-out in closed form, leverages and the hat matrix: what each row does to the fit, from one factorisation.
 
-The residual of row i under the fit without it is e_i/(1 − h_i), with h the diagonal of H = X(XᵀX + αI)⁻¹Xᵀ: exact for least
-squares and for ridge, intercept and weights included. Wide data use (K + α)⁻¹y / diag((K + α)⁻¹), which does not cancel.
-Cost O(n p min(n, p)) once, then O(n p) per alpha. Source: Allen (1974), PRESS; Cook & Weisberg (1982), §2.2 and A.2;
-Rifkin & Lippert, *Notes on Regularized Least Squares* (2007).
+The residual of row i under the fit without it is e_i/(1 − h_i), with h the diagonal of H = X(XᵀX + αI)⁻¹Xᵀ: exact for
+least squares and for ridge, intercept and weights included. Wide data use (K + α)⁻¹y / diag((K + α)⁻¹), where nothing
+cancels. Cost O(n p min(n, p)) once, then O(n p) per alpha.
+Source: Allen (1974), PRESS; Cook & Weisberg (1982), §2.2 and A.2; Rifkin & Lippert, *Notes on Regularized Least Squares*
+(2007).
 """
 
 from __future__ import annotations
@@ -73,8 +74,9 @@ def leave_one_out(
     Returns
     -------
     Solution
-        ``value`` is a `LeaveOneOut`. Certificates: ``leverage_sum`` (exact: Σh_i equals the effective degrees of freedom,
-        two ways), ``rounding`` (monitor: the formula's amplified rounding, about eps·κ/(1 − max h), is below eps^¼) and those of `ridge`.
+        ``value`` is a `LeaveOneOut`. Certificates: ``leverage_sum`` (exact: Σh_i equals the effective degrees of
+        freedom, two ways), ``rounding`` (monitor: the formula's amplified rounding, about eps·κ/(1 − max h), is below
+        eps^¼) and those of `ridge`.
         A row that fixes a coefficient alone (h_i = 1) is refitted without it, by minimum norm.
 
     Raises
@@ -174,7 +176,7 @@ def _tall(rows: Rows | Whole, spectrum: Any, flat: Any, distinct: Any) -> tuple[
 
 
 def _wide(rows: Rows | Whole, spectrum: Any, flat: Any, distinct: Any) -> tuple[Any, Any]:
-    """√w e and 1 − h, both divided by the same factor: U g Uᵀỹ and U² g with g = share/(λ + α), never by subtraction."""
+    """√w e and 1 − h, both over the same factor: U g Uᵀỹ and U² g with g = share/(λ + α), without subtraction."""
     xp, left = rows.xp, spectrum.left
     moment = xp.tile(left.T @ rows.Y, (1, flat.shape[0] // rows.k))
     values = xp.where(spectrum.values > spectrum.cutoff, spectrum.values, 0.0)[:, None]
@@ -209,7 +211,7 @@ def _constant(rows: Rows | Whole) -> Any:
 def _refit(
     rows: Rows, X: Any, y: Any, alpha: Any, weight: Any, residual: Any, complement: Any, spectrum: Any, flat: Any
 ) -> None:
-    """Rows that the formula cannot serve: zero weight (the full fit is theirs), or 1 − h at rounding level (a refit)."""
+    """Rows that the formula cannot serve: of zero weight (the full fit is theirs), or with 1 − h ≈ 0 (a refit)."""
     if rows.weights is not None and (rows.weights == 0).any():
         out = rows.weights == 0
         fit = ridge_fit(rows, spectrum, _spectrum.solve(rows, spectrum, flat), *penalties(rows, alpha)[:1], flat)

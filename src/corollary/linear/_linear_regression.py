@@ -6,10 +6,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import MultiOutputMixin, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
 
 from corollary.core import validation
 from corollary.core.errors import InputError
 from corollary.core.estimator import Estimator
+from corollary.core.solution import Solution
 from corollary.core.validation import Check
 from corollary.linear._ols import ols
 from corollary.linear._ridge import ridge
@@ -18,17 +20,22 @@ from corollary.linear._spectrum import SOLVERS
 AFFINE: dict[str, Any] = {"sparse": True, "multi_output": True, "ensure_all_finite": False}
 
 
-class _Affine(MultiOutputMixin, RegressorMixin, Estimator):
-    """Prediction by X β + b; NaN in X is found by the pass over X that the fit needs anyway."""
+class Affine(MultiOutputMixin, RegressorMixin, Estimator):
+    """A regressor that predicts X β + b. In `fit`, NaN in X is found by the pass over X that is needed anyway."""
 
     coef_: Any
     intercept_: Any
 
     def predict(self, X: Any) -> np.ndarray:
         """X β + b, one product. Of shape (n,) or (n, n_targets)."""
-        X = self._new_data(X, sparse=True)
+        # A NaN or infinity in X shows in the product, unless its coefficient is 0: one pass over X is saved.
+        check_is_fitted(self)
+        X = self._new_data(X, sparse=True, ensure_all_finite=not np.all(self.coef_))
         coef = np.asarray(self.coef_, dtype=X.dtype)
-        out = np.asarray(X @ coef.T)
+        with np.errstate(invalid="ignore", over="ignore"):
+            out = np.asarray(X @ coef.T)
+        if not np.isfinite(out).all():
+            self._new_data(X, sparse=True)
         if np.any(self.intercept_):
             out += np.asarray(self.intercept_, dtype=out.dtype)
         return out
@@ -45,7 +52,7 @@ class _Affine(MultiOutputMixin, RegressorMixin, Estimator):
         self.n_iter_ = max(int(np.max(solution.steps)), 1)
 
 
-class LinearRegression(_Affine):
+class LinearRegression(Affine):
     """Least squares, refined to the accuracy of float64 residuals; minimum norm where X is rank-deficient.
 
     Use it as scikit-learn's. O(n p²), two passes over X, which is neither copied nor densified.
@@ -92,11 +99,11 @@ class LinearRegression(_Affine):
                 covariance=False,
             )
             value = solution.value
-            self._keep_affine(_light(solution), value.coef, value.intercept, rank_=int(value.rank))
+            self._keep_affine(without_value(solution), value.coef, value.intercept, rank_=int(value.rank))
         return self
 
 
-class Ridge(_Affine):
+class Ridge(Affine):
     """Ridge regression: least squares with the penalty α‖β‖², the intercept free of it.
 
     Use it where columns are nearly dependent or outnumber the rows. O(n p min(n, p)).
@@ -135,7 +142,7 @@ class Ridge(_Affine):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Ridge:
         """Fit to X (n, p), dense or sparse, and y (n,) or (n, k), with weights (n,)."""
         with self._fitting():
-            alpha = _penalty(self.alpha)
+            alpha = checked_penalty(self.alpha)
             X, y, sample_weight = self._training_data(X, y, sample_weight, **AFFINE)
             if alpha.ndim and alpha.size not in (1, 1 if y.ndim == 1 else y.shape[1]):
                 raise InputError(f"alpha: found {alpha.size} values, expected one, or one per target")
@@ -146,11 +153,11 @@ class Ridge(_Affine):
             )
             value = solution.value
             coef, intercept, dof = (a[0] if many else a for a in (value.coef, value.intercept, value.effective_dof))
-            self._keep_affine(_light(solution), coef, intercept, effective_dof_=dof)
+            self._keep_affine(without_value(solution), coef, intercept, effective_dof_=dof)
         return self
 
 
-def _penalty(alpha: Any) -> np.ndarray:
+def checked_penalty(alpha: Any) -> np.ndarray:
     try:
         out = np.asarray(alpha, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -160,8 +167,6 @@ def _penalty(alpha: Any) -> np.ndarray:
     return out
 
 
-def _light(solution: Any) -> Any:
+def without_value(solution: Solution) -> Solution:
     """The solution without its value, which the estimator keeps under scikit-learn's names."""
-    from corollary.core.solution import Solution
-
     return Solution(None, solution.certificates, solution.status, solution.steps, solution.stats)

@@ -71,7 +71,7 @@ class OLSFit(eqx.Module):
     @property
     def tvalues(self) -> Any:
         """Coefficients over their standard errors."""
-        return self.coef / self.stderr
+        return None if self.stderr is None else self.coef / self.stderr
 
     @property
     def pvalues(self) -> np.ndarray:
@@ -126,7 +126,7 @@ def ols(
 
     References
     ----------
-    Björck (1996) §2.8.2, §6.6; backward error: Waldén, Karlson & Sun (1995), its estimate: Gratton et al. (2012), thm 2.
+    Björck (1996) §2.8.2, §6.6; backward error: Waldén, Karlson & Sun (1995), estimated as Gratton et al. (2012), thm 2.
 
     Examples
     --------
@@ -163,8 +163,8 @@ def status(holds: Any, finite: Any) -> Any:
     return xp.where(finite, code, Status.NON_FINITE).astype(np.int32)
 
 
-def in_units(rows: Rows | Whole, coef: Any, alphas: int | None = None) -> tuple[Any, Any]:
-    """Coefficients (p, q) and intercepts (q,) from the design's scaled units to the caller's, in the caller's precision."""
+def in_units(rows: Rows | Whole, coef: Any) -> tuple[Any, Any]:
+    """Coefficients (p, q) and intercepts (q,) in the caller's units and precision, from the design's scaled ones."""
     xp = rows.xp
     if rows.fit_intercept:
         intercept = (xp.tile(rows.y_mean, coef.shape[1] // rows.k) - rows.x_mean @ coef) / rows.y_scale

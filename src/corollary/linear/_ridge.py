@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from corollary.core.certificate import Certificate
@@ -43,9 +43,9 @@ class RidgeFit(eqx.Module):
         Generalised cross-validation score (rss/n) / (1 − dof/n)².
     """
 
-    coef: Numbers
-    intercept: Numbers
-    alpha: Numbers
+    coef: Any
+    intercept: Any
+    alpha: Any
     rss: Numbers
     effective_dof: Numbers
     gcv: Numbers
@@ -70,7 +70,7 @@ def ridge(
 ) -> Solution:
     """Ridge regression for one penalty, a path of them, or one per target.
 
-    Use it where columns are nearly dependent or outnumber the rows. O(n p min(n, p)), and O(n p) for each further alpha.
+    Use it where columns are nearly dependent or outnumber the rows. O(n p min(n, p)), and O(n p) per further alpha.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def penalties(rows: Rows | Whole, alpha: Any, low: float = 0.0) -> tuple[Any, An
         alpha = xp.asarray(alpha, dtype=dtype)
     except (TypeError, ValueError) as error:
         raise InputError(f"alpha: found {alpha!r}, expected numbers >= {low:g}") from error
-    if not isinstance(alpha, jax.core.Tracer) and not (np.isfinite(alpha) & (np.asarray(alpha) >= low)).all():
+    if not isinstance(alpha, Tracer) and not (np.isfinite(alpha) & (np.asarray(alpha) >= low)).all():
         raise InputError(f"alpha: found {np.min(alpha)}, expected finite numbers >= {low:g}")
     if alpha.ndim > 2 or alpha.size == 0 or (alpha.ndim == 2 and alpha.shape[1] != rows.k):
         raise InputError(f"alpha: found shape {alpha.shape}, expected a number, (path,) or (path, {rows.k})")
@@ -169,12 +169,12 @@ def ridge_certificates(rows: Rows | Whole, fit: Any, flat: Any) -> dict[str, Cer
             "stationarity; Hoerl & Kennard (1970)",
         )
     }
-    if not isinstance(flat, jax.core.Tracer) and (np.asarray(flat) > 0).all():
+    if not isinstance(flat, Tracer) and (np.asarray(flat) > 0).all():
         size = xp.linalg.norm(fit.gradient, axis=0) + fit.slack
         start = xp.tile(xp.sum(rows.Y**2, axis=0), flat.shape[0] // rows.k)  # 2 F(0)
         start = xp.where(start > 0, start, 1.0)
         allowed = 8 * float(jnp.finfo(rows.dtype).eps) * rows.p**0.5 * _spectrum.natural_scale(rows, fit, flat)
-        # Of a path, the alpha that is worst relative to what rounding allows it; twice for the square root's own rounding.
+        # Of a path, the alpha that is worst relative to what rounding allows it.
         gap, bound = size**2 / flat / start, 2 * allowed**2 / flat / start
         worst = xp.argmax(xp.where(bound > 0, gap / xp.where(bound > 0, bound, 1.0), 0.0))
         certificates["duality_gap"] = Certificate(

@@ -18,7 +18,7 @@ from corollary.core.solution import Solution
 from corollary.core.validation import Check
 from corollary.linear import _spectrum
 from corollary.linear._leave_one_out import loo_certificates, loo_parts
-from corollary.linear._linear_regression import AFFINE, Ridge, _Affine, _light, _penalty
+from corollary.linear._linear_regression import AFFINE, Affine, Ridge, checked_penalty, without_value
 from corollary.linear._ridge import ridge_certificates, ridge_fit
 
 Numbers = Float[Array | np.ndarray, "..."] | np.floating | float
@@ -81,8 +81,8 @@ def ridge_cv(
     Returns
     -------
     Solution
-        ``value`` is a `RidgeCVFit`. Certificates: ``leverage_sum``, ``rounding`` (see `leave_one_out`), ``gradient`` and
-        ``duality_gap`` (see `ridge`) at the chosen alpha.
+        ``value`` is a `RidgeCVFit`. Certificates: ``leverage_sum``, ``rounding`` (see `leave_one_out`), ``gradient``
+        and ``duality_gap`` (see `ridge`) at the chosen alpha.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def ridge_cv(
     return Solution(out, certificates, stats=stats)
 
 
-class RidgeCV(_Affine):
+class RidgeCV(Affine):
     """Ridge regression with its penalty chosen by exact leave-one-out (or by `cv` folds).
 
     Use it as scikit-learn's. All alphas come from one factorisation: O(n p min(n, p)) and O(n p) per alpha.
@@ -143,7 +143,8 @@ class RidgeCV(_Affine):
     cv : int, splitter, iterable or None
         None: leave-one-out.
     store_cv_results : bool
-        Keep `cv_results_`: squared errors (predictions where `scoring` is given), (n, n_alphas) or (n, n_targets, n_alphas).
+        Keep `cv_results_`: squared errors (predictions where `scoring` is given), of shape (n, n_alphas) or
+        (n, n_targets, n_alphas).
     alpha_per_target : bool
         One alpha for each target.
     solver : {"auto", "normal", "svd", "dual"}
@@ -195,7 +196,7 @@ class RidgeCV(_Affine):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> RidgeCV:
         """Fit to X (n, p), dense or sparse, and y (n,) or (n, k), with weights (n,)."""
         with self._fitting():
-            alphas = np.atleast_1d(_penalty(self.alphas))
+            alphas = np.atleast_1d(checked_penalty(self.alphas))
             if self.cv is None and not (alphas > 0).all():
                 raise InputError(f"alphas: found {alphas.min():g}, expected numbers > 0 for leave-one-out")
             X, y, sample_weight = self._training_data(X, y, sample_weight, **AFFINE)
@@ -218,7 +219,8 @@ class RidgeCV(_Affine):
             scores = -np.asarray(value.mse) * (mass / n)  # scikit-learn's: weighted errors over the count of rows
             kept = residual**2 if sample_weight is None else residual**2 * _beside(sample_weight, residual)
         else:
-            scorer, kept = check_scoring(_Identity(), scoring=self.scoring), y[None] - residual
+            scorer: Any = check_scoring(_Identity(), scoring=self.scoring)
+            kept = y[None] - residual
             columns = [kept[..., j] for j in range(y.shape[1])] if per_target else [kept]
             targets = [y[:, j] for j in range(y.shape[1])] if per_target else [y]
             weighted = {} if sample_weight is None else {"sample_weight": sample_weight}
@@ -239,7 +241,11 @@ class RidgeCV(_Affine):
             self.certificates_ = {**loo, **refit.certificates_}
         if self.scoring is None:
             self._keep_affine(
-                _light(solution), value.coef, value.intercept, alpha_=value.alpha, best_score_=np.max(scores, axis=0)
+                without_value(solution),
+                value.coef,
+                value.intercept,
+                alpha_=value.alpha,
+                best_score_=np.max(scores, axis=0),
             )
         if self.store_cv_results:
             self.cv_results_ = np.moveaxis(kept, 0, -1)
@@ -248,7 +254,7 @@ class RidgeCV(_Affine):
         if self.store_cv_results or self.alpha_per_target:
             raise InputError("cv: found folds with store_cv_results or alpha_per_target, expected cv=None for those")
         ridge_at = Ridge(fit_intercept=self.fit_intercept, solver=self.solver)
-        search = GridSearchCV(ridge_at, {"alpha": alphas}, scoring=self.scoring, cv=self.cv, error_score="raise")
+        search: Any = GridSearchCV(ridge_at, {"alpha": alphas}, scoring=self.scoring, cv=self.cv)
         search.fit(X, y, **({} if sample_weight is None else {"sample_weight": sample_weight}))
         final = search.best_estimator_
         self._keep(final.solution_, alpha_=np.asarray(final.alpha)[()], best_score_=np.asarray(search.best_score_)[()])

@@ -1,7 +1,8 @@
 """Two other ways to see ridge: as least squares on augmented data, and as the cure of a badly conditioned XᵀX.
 
 [X; √α I_p] and [y; 0] have the ridge solution as their least-squares solution, with p artificial rows; all eigenvalues
-σ² + α are positive for every α > 0. With a mean loss and λ‖β‖², α = nλ. Source: Hoerl & Kennard (1970), §2; Marquardt (1970).
+σ² + α are positive for every α > 0. With a mean loss and λ‖β‖², α = nλ.
+Source: Hoerl & Kennard (1970), §2; Marquardt (1970).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from corollary.core import validation
@@ -52,7 +54,7 @@ def ridge_augmentation(X: Any, y: Any, alpha: Any) -> Solution:
     Returns
     -------
     Solution
-        ``value`` is an `Augmented`. Certificate ``stationarity`` (exact): the ridge gradient of its least-squares solution.
+        ``value`` is an `Augmented`. Certificate ``stationarity`` (exact): the ridge gradient at its solution.
 
     Raises
     ------
@@ -132,7 +134,7 @@ def ridge_conditioning(X: Any, alpha: Any) -> Solution:
     claim = Certificate(
         "κ(XᵀX + αI)/(1 + σ_max²/α) ≤ 1", jnp.max(kappa / bound) if p else 0.0, 1 + 8 * eps, "theorem", "by inspection"
     )
-    certificates = {} if not isinstance(alpha, jax.core.Tracer) and bool((alpha == 0).any()) else {"bound": claim}
+    certificates = {} if not isinstance(alpha, Tracer) and bool((alpha == 0).any()) else {"bound": claim}
     return Solution(RidgeConditioning(eigenvalues, kappa), certificates)
 
 
@@ -141,7 +143,7 @@ def _inputs(X: Any, y: Any, alpha: Any, low_open: bool = True) -> tuple[Any, Any
     y = X[:, 0] if y is None else validation.vector_or_matrix("y", y)
     validation.same_length("X", X, "y", y)
     alpha = jnp.asarray(alpha, X.dtype)
-    if not isinstance(alpha, jax.core.Tracer):
+    if not isinstance(alpha, Tracer):
         wrong = ~(jnp.isfinite(alpha) & ((alpha > 0) if low_open else (alpha >= 0)))
         if bool(wrong.any()) or alpha.ndim > (0 if low_open else 1):
             raise InputError(f"alpha: found {alpha}, expected {'a number > 0' if low_open else 'numbers >= 0'}")

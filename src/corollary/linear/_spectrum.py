@@ -1,4 +1,4 @@
-"""One factorisation of the design, from which coefficients, degrees of freedom and leave-one-out follow for every alpha.
+"""One factorisation of the design, whence coefficients, degrees of freedom and leave-one-out follow for every alpha.
 
 Four routes, the first that is accurate enough: the Gram matrix X̃ᵀX̃ = V Λ Vᵀ in float32 or float64 (error eps·κ²,
 repaired in the coefficients by refinement with float64 residuals), QR by blocks of rows and the SVD of R (error eps·κ),
@@ -241,7 +241,7 @@ def _differentiable(design: Whole, spectrum: Spectrum, weight: Any, moment: Any,
     frozen = jax.lax.stop_gradient
     inverse, gram = frozen(weight), "Gram" in str(spectrum.route)
     dual = spectrum.left is not None
-    basis = spectrum.left if dual else spectrum.right
+    basis: Any = spectrum.left if dual else spectrum.right
 
     def newton(unknown: Any) -> Any:
         if dual:
@@ -251,7 +251,7 @@ def _differentiable(design: Whole, spectrum: Spectrum, weight: Any, moment: Any,
         step = basis @ (inverse * (basis.T @ slope))
         return unknown + step - (0.0 if gram else frozen(step))  # a Gram matrix's answer is refined by it, too
 
-    moment = spectrum.left.T @ jnp.tile(design.Y, (1, alpha.shape[0] // design.k)) if dual else moment
+    moment = basis.T @ jnp.tile(design.Y, (1, alpha.shape[0] // design.k)) if dual else moment
     unknown = newton(newton(basis @ (inverse * frozen(moment))))
     if not dual:
         return unknown
@@ -265,7 +265,8 @@ def _differentiable(design: Whole, spectrum: Spectrum, weight: Any, moment: Any,
 
 def _dual_step(design: Rows | Whole, spectrum: Spectrum, weight: Any, gradient: Any) -> Any:
     """(X̃ᵀX̃ + α)⁻¹ g = X̃ᵀU Λ⁻¹(Λ + α)⁻¹ Uᵀ X̃g for g in the row space: V = X̃ᵀUΛ^-½ is not formed."""
-    xp, left, values = design.xp, spectrum.left, spectrum.values
+    xp, values = design.xp, spectrum.values
+    left: Any = spectrum.left
     keep = values > spectrum.cutoff
     inverse = xp.where(keep, 1.0 / xp.where(keep, values, 1.0), 0.0)[:, None]
     product = design.residual(0.0 * gradient) - design.residual(gradient)  # X̃ g
