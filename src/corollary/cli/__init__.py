@@ -31,12 +31,13 @@ app = typer.Typer(
 )  # fmt: skip
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         import corollary
 
         print(f"corollary {corollary.__version__}")
         raise typer.Exit()
+    return wanted
 
 
 @app.callback()
@@ -77,7 +78,8 @@ def _status(run: Any) -> int:
         message = _message(error)
         if message is None:
             raise
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        if message:  # empty where no command was given: the help has been shown
+            print(f"error: {' '.join(message.split())}", file=sys.stderr)
         return 2
 
 

@@ -16,6 +16,7 @@ import pathlib
 import tempfile
 from typing import Any
 
+import equinox as eqx
 import numpy as np
 import safetensors.numpy
 
@@ -214,7 +215,8 @@ def _decode(tree: Any, tensors: dict[str, np.ndarray]) -> Any:
 def _public_path(cls: type) -> str | None:
     for room in ROOMS:
         if cls.__module__.startswith(f"corollary.{room}."):
-            return f"corollary.{room}:{cls.__name__}"
+            public = getattr(importlib.import_module(f"corollary.{room}"), cls.__name__, None)
+            return f"corollary.{room}:{cls.__name__}" if public is cls else None
     for module, names in {**FOREIGN, **RECORDS}.items():
         if cls.__name__ in names and (cls.__module__ == module or cls.__module__.startswith(f"{module}.")):
             return f"{module}:{cls.__name__}"
@@ -229,7 +231,7 @@ def _allowed_class(path: Any) -> type:
         return getattr(importlib.import_module(module), name)
     if module in {f"corollary.{room}" for room in ROOMS}:
         cls = getattr(importlib.import_module(module), name, None)
-        if isinstance(cls, type) and issubclass(cls, Estimator):
+        if isinstance(cls, type) and issubclass(cls, Estimator | eqx.Module):  # a module is a record: fields only
             return cls
     raise ModelFileError(
         f"found class {path!r}, expected an estimator of this library or an allowed preprocessing class"
