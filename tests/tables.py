@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from sklearn.base import BaseEstimator
 
-from corollary import linear
+from corollary import factor, linear
 
 
 def estimators() -> list[BaseEstimator]:
     """Every public estimator, with settings that keep scikit-learn's checks quick."""
     return [
+        factor.PCA(),
+        factor.TruncatedSVD(1),
         linear.ElasticNet(alpha=0.1),
         linear.ElasticNetCV(l1_ratio=[0.5, 0.9], n_alphas=5, cv=3),
         linear.Lasso(alpha=0.1),

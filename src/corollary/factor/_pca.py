@@ -147,7 +147,8 @@ def _exact(X: Any, solver: str, k: int, xp: Any, traced: bool) -> tuple[Any, Any
                 if solver == "covariance"
                 else "covariance: tall data, and the components are well above rounding"
             )
-            return xp.sqrt(xp.maximum(theta[: min(n, p)], 0)) * scale, Vt, reason
+            theta = xp.where(theta > p * eps * theta[0], theta, 0)[: min(n, p)]  # less is rounding
+            return xp.sqrt(theta) * scale, Vt, reason
         reason = "full: the covariance would blur the small components"
     elif solver == "auto":
         reason = "full: most components of the data are wanted"

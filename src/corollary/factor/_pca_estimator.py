@@ -170,9 +170,10 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-likelihood of each row under the probabilistic model; needs a model of full rank."""
         X = self._new_data(X)
-        V, (k, p) = self.components_.astype(float), self.components_.shape
+        V, (k, p) = self.components_, self.components_.shape
         variances = np.maximum(self.explained_variance_.astype(float), self.noise_variance_)
-        if (k < p and not self.noise_variance_ > 0) or not np.all(variances > 0):
+        floor = (np.finfo(V.dtype).eps * max(self.n_samples_, p)) ** 2 * variances[0]  # rounding of a zero variance
+        if (k < p and self.noise_variance_ <= floor) or not np.all(variances > floor):
             raise InputError("X: the fitted model has directions of no variance, expected none: it has no density")
         centred = X.astype(float) - self.mean_
         scores = centred @ V.T
