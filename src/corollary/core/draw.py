@@ -42,7 +42,17 @@ def convergence(solution: Solution, ax: Any = None, bound: str | None = None) ->
         is_bound = name.endswith("bound") or name == bound
         shown = np.isfinite(values) & (values > 0)
         style: dict[str, Any] = {"color": BOUND, "linestyle": "--"} if is_bound else {"color": next(colors)}
-        ax.plot(np.flatnonzero(shown), values[shown], label=name.replace("_", " "), linewidth=1.6, **style)
+        marker = "o" if np.sum(shown) <= 40 else None
+        ax.plot(
+            np.flatnonzero(shown),
+            values[shown],
+            marker=marker,
+            markersize=4,
+            label=name.replace("_", " "),
+            linewidth=1.6,
+            **style,
+        )
     ax.set_yscale("log")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(frameon=False)
     return ax
