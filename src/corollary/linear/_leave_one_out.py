@@ -3,8 +3,8 @@
 The residual of row i under the fit without it is e_i/(1 − h_i), with h the diagonal of H = X(XᵀX + αI)⁻¹Xᵀ: exact for
 least squares and for ridge, intercept and weights included. Wide data use (K + α)⁻¹y / diag((K + α)⁻¹), where nothing
 cancels. Cost O(n p min(n, p)) once, then O(n p) per alpha.
-Source: Allen (1974), PRESS; Cook & Weisberg (1982), §2.2 and A.2; Rifkin & Lippert, *Notes on Regularized Least Squares*
-(2007).
+Source: Allen (1974), PRESS; Cook & Weisberg (1982), §2.2 and A.2;
+Rifkin & Lippert, *Notes on Regularized Least Squares* (2007).
 """
 
 from __future__ import annotations

@@ -192,8 +192,8 @@ def _statistics(rows: Rows | Whole, spectrum: Any, fit: Any, covariance: bool) -
         half = right * _spectrum.inverse_root(spectrum)
         inverse = half @ half.T
         sigma2 = xp.where(dof > 0, fit.rss / xp.maximum(dof, 1).astype(fit.rss.dtype), 0.0)
-        stderr = xp.sqrt(xp.diag(inverse)[:, None] * sigma2) * (rows.scale / rows.y_scale)
-        middle = 1 / rows.total + rows.x_mean @ inverse @ rows.x_mean
+        stderr = xp.sqrt(xp.sum(half**2, axis=1)[:, None] * sigma2) * (rows.scale / rows.y_scale)
+        middle = 1 / rows.total + xp.sum((rows.x_mean @ half) ** 2)
         intercept_stderr = xp.sqrt(middle * sigma2) / rows.y_scale * int(rows.fit_intercept)
         unscaled, sigma2 = inverse * rows.scale**2, sigma2 * unit
     count = observed if isinstance(observed, int) else observed.astype(fit.rss.dtype)
@@ -227,11 +227,15 @@ def _statistics(rows: Rows | Whole, spectrum: Any, fit: Any, covariance: bool) -
 
 
 def _backward_error(rows: Rows | Whole, spectrum: Any, fit: Any, alpha: Any) -> Certificate:
-    measured = rows.xp.max(_spectrum.backward_error(rows, spectrum, fit, alpha))
+    xp = rows.xp
+    measured = xp.max(_spectrum.backward_error(rows, spectrum, fit, alpha))
+    # Directions below the rank tolerance were dropped: that is a perturbation of its size.
+    work = float(jnp.finfo(spectrum.values.dtype).eps)
+    dropped = xp.where(spectrum.rank < spectrum.values.shape[0], max(rows.n, rows.p) * work, 0.0)
     return Certificate(
         "‖E‖/‖X‖ ≤ bound for some E with β the exact fit of X + E",
         measured,
-        8 * float(jnp.finfo(rows.dtype).eps) * rows.p**0.5,
+        dropped + 8 * float(jnp.finfo(rows.dtype).eps) * rows.p**0.5,
         "exact",
         "Waldén, Karlson & Sun (1995); Gratton, Jiránek & Titley-Peloquin (2012), thm 2",
         assumptions=(Assumption("the factor used in the estimate is accurate to first order"),),

@@ -84,7 +84,7 @@ def decompose(design: Rows | Whole, alpha: Any, solver: str = "auto", budget: fl
     if wide:
         spectrum = _wide_gram(design, "n <= p, and the regularised Gram matrix is well conditioned")
         lost = _amplification(design, spectrum, alpha)
-        if lost <= budget:
+        if lost <= min(budget, 1e-9):  # the dual form loses its square: no refinement mends it beyond
             return spectrum
         return _wide_svd(design, f"n <= p, and the Gram matrix would lose {lost:.1e}")
     precisions = (
@@ -113,7 +113,7 @@ def solve(design: Rows | Whole, spectrum: Spectrum, alpha: Any) -> Fit:
     if spectrum.right is None:
         assert spectrum.left is not None
         coef = design.adjoint(spectrum.left @ (weight * moment))
-        coef = _rounded(design, coef + _dual_step(design, spectrum, weight, design.gradient(coef, alpha)[0]))
+        coef = _rounded(design, coef + _dual_step(design, spectrum, alpha, design.gradient(coef, alpha)[0]))
         gradient, rss = design.gradient(coef, alpha)
         return Fit(coef, rss, gradient, 0.0 * rss, 1)
     return _refined(design, spectrum, weight, spectrum.right @ (weight * moment), alpha)
@@ -257,20 +257,29 @@ def _differentiable(design: Whole, spectrum: Spectrum, weight: Any, moment: Any,
         return unknown
     coef = design.adjoint(unknown)
     if spectrum.right is None:
-        return coef + frozen(_dual_step(design, spectrum, inverse, design.gradient(coef, alpha)[0]))
+        return coef + frozen(_dual_step(design, spectrum, alpha, design.gradient(coef, alpha)[0]))
     # Where V is known, V(Λ + α)⁻¹Λ^½Uᵀỹ is the more accurate value; the derivative stays that of the dual form.
     value = spectrum.right @ (inverse * jnp.tile(spectrum.moment, (1, alpha.shape[0] // design.k)))
     return frozen(value) + coef - frozen(coef)
 
 
-def _dual_step(design: Rows | Whole, spectrum: Spectrum, weight: Any, gradient: Any) -> Any:
-    """(X̃ᵀX̃ + α)⁻¹ g = X̃ᵀU Λ⁻¹(Λ + α)⁻¹ Uᵀ X̃g for g in the row space: V = X̃ᵀUΛ^-½ is not formed."""
-    xp, values = design.xp, spectrum.values
-    left: Any = spectrum.left
-    keep = values > spectrum.cutoff
-    inverse = xp.where(keep, 1.0 / xp.where(keep, values, 1.0), 0.0)[:, None]
-    product = design.residual(0.0 * gradient) - design.residual(gradient)  # X̃ g
-    return design.adjoint(left @ (weight * inverse * (left.T @ product)))
+def _dual_step(design: Rows | Whole, spectrum: Spectrum, alpha: Any, gradient: Any) -> Any:
+    """(X̃ᵀX̃ + α)⁻¹ g for g in the row space, from U alone; each direction by the form whose rounding is not amplified.
+
+    With q = UᵀX̃g: the part of g with λ ≥ α is X̃ᵀU(q/λ), to be divided by λ + α; of the rest, divide by α and take off
+    X̃ᵀU(q/(α(λ + α))).
+    """
+    xp, left, values = design.xp, spectrum.left, spectrum.values[:, None]
+    assert left is not None
+    q = left.T @ (design.residual(0.0 * gradient) - design.residual(gradient))
+    large = values > xp.maximum(alpha, spectrum.cutoff)
+    safe, positive = xp.where(large, values, 1.0), xp.where(alpha > 0, alpha, 1.0)
+    part = xp.where(large, q / safe, 0.0)
+    rest = xp.where(large | (alpha == 0), 0.0, q / (positive * (values + positive)))
+    products = design.adjoint(left @ xp.concatenate([part / (safe + alpha) - rest, part], axis=1))
+    first, within = products[:, : q.shape[1]], products[:, q.shape[1] :]
+    some = (alpha > 0) & xp.any(~large, axis=0)
+    return first + xp.where(some, (gradient - within) / positive, 0.0)
 
 
 def _refined(design: Rows, spectrum: Spectrum, weight: np.ndarray, coef: np.ndarray, alpha: np.ndarray) -> Fit:
