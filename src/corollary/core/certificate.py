@@ -113,7 +113,7 @@ class Certificate(eqx.Module):
             verdict = "holds" if bool(np.all(self.holds)) else "DOES NOT HOLD"
             text = f"{self.claim}: measured {_show(self.measured)} against {_show(self.bound)}, so it {verdict}"
             if self.kind == "probabilistic":
-                text += f" (with probability at least {_show(self.confidence)})"
+                text += f" (with probability at least {_probability(self.confidence)})"
             text += f"; {self.kind}: {MEANING[self.kind]}."
         assumed = [a.text for a in self.assumptions if not a.checked]
         checked = [f"{a.text} ({'yes' if bool(np.all(a.holds)) else 'NO'})" for a in self.assumptions if a.checked]
@@ -130,6 +130,12 @@ def rounding(scale: ArrayLike, factor: float = 8.0) -> Array:
 
 def _concrete(x: object) -> bool:
     return not isinstance(x, jax.Array)
+
+
+def _probability(p: object) -> str:
+    """A probability, with the chance of failure spelt out where three digits would round it to 1."""
+    risk = float(np.max(1 - np.asarray(p, dtype=float)))
+    return f"1 - {risk:.1g}" if 0 < risk < 1e-3 else f"{1 - risk:.3g}"
 
 
 def _show(x: object) -> str:
