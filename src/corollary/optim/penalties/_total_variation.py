@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from corollary.core.errors import InputError
 from corollary.optim._tree import at_least_zero, like, norm
@@ -64,15 +64,20 @@ def _adjoint_difference(z: Float[Array, " q"]) -> Float[Array, " p"]:
     return jnp.diff(-z, prepend=0.0, append=0.0) if z.size else jnp.zeros((1,), z.dtype)
 
 
-class _Deque(NamedTuple):
-    """A piecewise linear increasing function: outermost pieces (slope, intercept), and knots where pieces change."""
+class _Sweep(NamedTuple):
+    """The forward sweep at vertex i: a piecewise linear increasing function, and the clips found so far."""
 
-    first: Float[Array, " 2"]
+    i: Int[Array, ""]
+    popping_left: Bool[Array, ""]
+    left: Float[Array, ""]  # where the function meets −limit, once found
+    first: Float[Array, " 2"]  # slope and intercept of the outermost pieces
     last: Float[Array, " 2"]
-    where: Float[Array, " m"]
-    change: Float[Array, "m 2"]
+    knots: Float[Array, "m 3"]  # rows low, ..., high: position, and how slope and intercept change there
+    at_low: Float[Array, " 3"]  # rows low and high again: with every read after every write, no array is ever copied
+    at_high: Float[Array, " 3"]
     low: Int[Array, ""]
     high: Int[Array, ""]
+    bounds: Float[Array, "p 2"]
 
 
 @jax.custom_jvp
@@ -80,49 +85,55 @@ def _prox_tv(v: Float[Array, " p"], weight: Float[Array, " q"]) -> Float[Array, 
     n = v.shape[0]
     centre = jnp.mean(v)
     v = v - centre
-
-    def forward(d: _Deque, edge):
-        value, limit = edge
-        # Add (x − v_i)' = 1·x − v_i to every piece.
-        term = jnp.stack([jnp.ones_like(value), -value])
-        first, last = d.first + term, d.last + term
-
-        def from_left(s):
-            return s[0] + d.change[s[1]], s[1] + 1
-
-        def from_right(s):
-            return s[0] - d.change[s[1]], s[1] - 1
-
-        def below(s):  # the piece still lies under −limit at its right end
-            return (s[1] <= d.high) & (s[0][0] * d.where[s[1]] + s[0][1] < -limit)
-
-        first, low = jax.lax.while_loop(below, from_left, (first, d.low))
-        left = (-limit - first[1]) / first[0]
-
-        def above(s):
-            return (s[1] >= low) & (s[0][0] * d.where[s[1]] + s[0][1] > limit)
-
-        last, high = jax.lax.while_loop(above, from_right, (last, d.high))
-        right = jnp.maximum((limit - last[1]) / last[0], left)
-
-        flat_low, flat_high = jnp.stack([0 * limit, -limit]), jnp.stack([0 * limit, limit])
-        where = d.where.at[low - 1].set(left).at[high + 1].set(right)
-        change = d.change.at[low - 1].set(first - flat_low).at[high + 1].set(flat_high - last)
-        return _Deque(flat_low, flat_high, where, change, low - 1, high + 1), (left, right)
-
-    zero = jnp.zeros((2,), v.dtype)
-    start = _Deque(
-        zero, zero, jnp.zeros((2 * n + 2,), v.dtype), jnp.zeros((2 * n + 2, 2), v.dtype), jnp.int32(n + 1), jnp.int32(n)
-    )
     # The last vertex has no edge: limit 0 finds the root of its derivative.
     limits = jnp.concatenate([weight, jnp.zeros((1,), v.dtype)])
-    _, (left, right) = jax.lax.scan(forward, start, (v, limits))
 
-    def backward(after, bounds):
-        x = jnp.clip(after, bounds[0], bounds[1])
+    def advance(s: _Sweep) -> _Sweep:
+        """Drop one knot, or find one clip: a flat loop, in which the arrays are updated in place."""
+        limit = limits[s.i]
+        # A knot is dropped while the piece beyond it still lies outside [−limit, limit] at the knot.
+        below = (s.low <= s.high) & (s.first[0] * s.at_low[0] + s.first[1] < -limit)
+        above = (s.low <= s.high) & (s.last[0] * s.at_high[0] + s.last[1] > limit)
+        drop_left, drop_right = s.popping_left & below, ~s.popping_left & above
+        done = ~s.popping_left & ~above  # both clips are known
+
+        left = jnp.where(s.popping_left, (-limit - s.first[1]) / s.first[0], s.left)
+        right = jnp.maximum((limit - s.last[1]) / s.last[0], left)
+        # Beyond the clips the function is ∓limit; the next vertex adds its own (x − v)' to every piece. What is written
+        # before both are known falls outside the rows in use.
+        below_all, above_all = jnp.stack([0 * limit, -limit]), jnp.stack([0 * limit, limit])
+        row_left = jnp.concatenate([left[None], s.first - below_all])
+        row_right = jnp.concatenate([right[None], above_all - s.last])
+        term = jnp.stack([jnp.ones_like(limit), -v[jnp.minimum(s.i + 1, n - 1)]])
+        one = done.astype(jnp.int32)
+        knots = s.knots.at[s.low - 1].set(row_left).at[s.high + 1].set(row_right)
+        low = s.low + drop_left.astype(jnp.int32) - one
+        high = s.high - drop_right.astype(jnp.int32) + one
+        return _Sweep(
+            i=s.i + one,
+            popping_left=drop_left | done,
+            left=left,
+            first=jnp.where(done, below_all + term, jnp.where(drop_left, s.first + s.at_low[1:], s.first)),
+            last=jnp.where(done, above_all + term, jnp.where(drop_right, s.last - s.at_high[1:], s.last)),
+            knots=knots,
+            at_low=knots[low],
+            at_high=knots[high],
+            low=low,
+            high=high,
+            bounds=s.bounds.at[s.i].set(jnp.stack([left, right])),
+        )
+
+    piece = jnp.stack([jnp.ones((), v.dtype), -v[0]])
+    knots, bounds = jnp.zeros((2 * n + 4, 3), v.dtype), jnp.zeros((n, 2), v.dtype)
+    low, none = jnp.int32(n + 2), knots[0]
+    start = _Sweep(jnp.int32(0), jnp.array(True), v[0], piece, piece, knots, none, none, low, low - 1, bounds)
+    bounds = jax.lax.while_loop(lambda s: s.i < n, advance, start).bounds
+
+    def backward(after, bound):
+        x = jnp.clip(after, bound[0], bound[1])
         return x, x
 
-    _, x = jax.lax.scan(backward, left[-1], (left, right), reverse=True)
+    _, x = jax.lax.scan(backward, bounds[-1, 0], bounds, reverse=True)
     return x + centre
 
 
