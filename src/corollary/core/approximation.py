@@ -111,9 +111,11 @@ def validate_approximation(
     if levels.min() < 0 or levels.max() > 1:
         raise InputError(f"levels: found {levels.min():g} to {levels.max():g}, expected numbers in [0, 1]")
 
+    pair = jax.jit(_pair, static_argnums=2)
+
     def one(key: Any) -> tuple[Any, Any]:
         instance = generate(key)
-        return _pair(exact(instance), approximate(instance), error == "relative")
+        return pair(exact(instance), approximate(instance), error == "relative")
 
     keys = jax.random.split(jax.random.key(0) if key is None else key, n_instances)
     results = jax.jit(jax.vmap(one))(keys) if traceable else _loop(one, keys)

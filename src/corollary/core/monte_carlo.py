@@ -174,7 +174,7 @@ def expectation(
     validation.number(0, none=True)("tol", tol)
     if bounds is None and tol is not None:
         raise InputError("tol: found one without bounds, expected bounds = (low, high) on the function's values")
-    moments, low, high = _stream(samples, _on_rows(function, samples), chunk)
+    moments, low, high = _stream(samples, function, chunk)
     d, n = moments.offset.shape[0], samples.shape[0]
     certificates = {
         "mean": Certificate(
@@ -255,17 +255,7 @@ def expectation_on_grid(
         raise InputError("grid: found points that do not increase, expected increasing ones")
     if not isinstance(density, jax.core.Tracer) and not bool(jnp.all(density >= 0)):
         raise InputError("density: found a negative or missing value, expected none")
-    values = _on_rows(function, grid)(grid)
-    weights = density if discrete else density * _trapezoid(grid)
-    total = jnp.sum(weights)
-    start = RunningMoments.start(values[0])
-    moments = start.update(values, weights / total)
-    error = None
-    if not discrete and grid.shape[0] >= 3:
-        odd = grid.shape[0] % 2  # both rules must end at the same points
-        coarse = grid[: grid.shape[0] - 1 + odd : 2], density[: grid.shape[0] - 1 + odd : 2]
-        w = _trapezoid(coarse[0]) * coarse[1]
-        error = jnp.abs(start.update(values[: grid.shape[0] - 1 + odd : 2], w / jnp.sum(w)).mean - moments.mean)
+    total, moments, error = _integrate(grid, density, function, discrete)
     source = "definition" if discrete else "trapezoidal rule"
     certificates = {
         "mass": Certificate("|total mass − 1| <= tol", jnp.abs(total - 1), tol + rounding(total), "monitor", source),
@@ -274,20 +264,38 @@ def expectation_on_grid(
     return Solution(moments, certificates, stats={"mass": total})
 
 
-def _stream(samples: Array, function: Callable[[Array], Array], chunk: int) -> tuple[RunningMoments, Array, Array]:
+@eqx.filter_jit
+def _stream(samples: Array, function: Callable[[Any], Any] | None, chunk: int) -> tuple[RunningMoments, Array, Array]:
     """The moments of f over all rows, its least and its greatest value, a chunk at a time."""
-    n, chunk = samples.shape[0], min(chunk, samples.shape[0])
-    first = function(samples[:1])[0]
+    n, chunk, rows = samples.shape[0], min(chunk, samples.shape[0]), _on_rows(function, samples)
+    first = rows(samples[:1])[0]
     whole = n - n % chunk
 
     def step(carry: Any, batch: Array) -> tuple[Any, None]:
         moments, low, high = carry
-        values = function(batch)
+        values = rows(batch)
         return (moments.update(values), jnp.minimum(low, jnp.min(values)), jnp.maximum(high, jnp.max(values))), None
 
     carry = (RunningMoments.start(first), jnp.min(first), jnp.max(first))
     carry, _ = jax.lax.scan(step, carry, samples[:whole].reshape(-1, chunk, *samples.shape[1:]))
     return carry if whole == n else step(carry, samples[whole:])[0]
+
+
+@eqx.filter_jit
+def _integrate(
+    grid: Array, density: Array, function: Callable[[Any], Any] | None, discrete: bool
+) -> tuple[Array, RunningMoments, Array | None]:
+    """Total mass, moments and, for a density, how far the mean moves when every other point is left out."""
+    values = _on_rows(function, grid)(grid)
+    weights = density if discrete else density * _trapezoid(grid)
+    total = jnp.sum(weights)
+    start = RunningMoments.start(values[0])
+    moments = start.update(values, weights / total)
+    if discrete or grid.shape[0] < 3:
+        return total, moments, None
+    stop = grid.shape[0] - 1 + grid.shape[0] % 2  # an even count of points leaves the last one out
+    w = _trapezoid(grid[:stop:2]) * density[:stop:2]
+    return total, moments, jnp.abs(start.update(values[:stop:2], w / jnp.sum(w)).mean - moments.mean)
 
 
 def _on_rows(function: Callable[[Any], Any] | None, samples: Array) -> Callable[[Array], Array]:
