@@ -269,8 +269,8 @@ def _dual_step(design: Rows | Whole, spectrum: Spectrum, alpha: Any, gradient: A
     With q = UᵀX̃g: the part of g with λ ≥ α is X̃ᵀU(q/λ), to be divided by λ + α; of the rest, divide by α and take off
     X̃ᵀU(q/(α(λ + α))).
     """
-    xp, left, values = design.xp, spectrum.left, spectrum.values[:, None]
-    assert left is not None
+    xp, values = design.xp, spectrum.values[:, None]
+    left: Any = spectrum.left
     q = left.T @ (design.residual(0.0 * gradient) - design.residual(gradient))
     large = values > xp.maximum(alpha, spectrum.cutoff)
     safe, positive = xp.where(large, values, 1.0), xp.where(alpha > 0, alpha, 1.0)
