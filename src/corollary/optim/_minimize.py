@@ -15,6 +15,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, PyTree
@@ -111,6 +112,7 @@ def minimize(
     solver, why = _choose(problem, solver)
 
     dynamic, static = _split((problem, solver))
+    dynamic = [jnp.asarray(d) if isinstance(d, np.ndarray) else d for d in dynamic]  # copied once, not at every call
     tol = like(tol, x0)
     run = _start(dynamic, x0, reference, static, max_steps if history else 0)
     run, interrupted = _drive(dynamic, run, tol, static, max_steps, verbose)
