@@ -164,6 +164,15 @@ def main(seeds: int = 3) -> dict:
     }
 
 
+def _softmax_jacobian(x):
+    s = jax.nn.softmax(x)
+    return jnp.diag(s) - jnp.outer(s, s)
+
+
+def _both(a, b):
+    return jnp.outer(a, b) + jnp.outer(b, a)
+
+
 def _from_lower(S):
     """The symmetric matrix whose free parameters are the lower triangle."""
     return jnp.tril(S) + jnp.tril(S, -1).T

@@ -3,8 +3,8 @@
 An expression is a tree: a number, the name ``"x"``, or a tuple (operation, arguments). `derivative` applies the rules
 of calculus, `simplified` folds constants and drops neutral elements. The product rule copies both factors, so that the
 derivative of a nested product has exponentially many nodes in its depth, while automatic differentiation shares the
-intermediate values and stays proportional to the program. Source: Griewank and Walther, "Evaluating Derivatives" (2008),
-chapter 1.
+intermediate values and stays proportional to the program. Source: Griewank and Walther, "Evaluating Derivatives"
+(2008), chapter 1.
 """
 
 from __future__ import annotations
