@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array
 
 from corollary.core.errors import InputError
 from corollary.core.precision import as_float
