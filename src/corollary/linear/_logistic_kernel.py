@@ -130,14 +130,15 @@ def duality_gap(
     free: Bool[Array, " p"],
     F: Float[Array, ""],
     moved: Float[Array, ""],
-    misfit: Float[Array, ""],
+    misfit: Float[Array, ""] | None,
 ) -> Float[Array, ""]:
     """F(w) − D(θ') from v = −Xᵀθ' and ``moved`` = dᵀHd; every term is non-negative, so nothing cancels.
 
     penalty(w) + penalty*(v) − ⟨w, v⟩ splits, with s the part of v beyond ±λ₁, into a corner term and the cost
     of s. That cost is the smallest of ‖λ₂w − s‖²/(2λ₂); of the conjugate on the ball λ₁‖w‖₁ ≤ F(w), in which every
     minimiser lies; and, s vanishing, of τθ' with τ = min λ₁/|v|, which moves q' towards y: √KL grows by at most
-    (1 − τ)√misfit, misfit = mean χ²(y‖q) = mean(1/q_y − 1). Infinite where v leaves a free coordinate.
+    (1 − τ)√misfit, misfit = mean χ²(y‖q) = mean(1/q_y − 1) (None where there is no L1 term). Infinite where v
+    leaves a free coordinate.
     """
     l1, l2, free = l1[:, None], l2[:, None], free[:, None]
     clipped = jnp.clip(v, -l1, l1)
@@ -145,6 +146,8 @@ def duality_gap(
     s = jnp.where(free & (jnp.abs(v - l2 * W) <= 64 * jnp.finfo(v.dtype).eps), l2 * W, v - clipped)
     corner = jnp.sum(l1 * jnp.abs(W) - W * clipped)
     smooth = jnp.sum(_ratio((l2 * W - s) ** 2, 2 * l2))
+    if misfit is None:
+        return moved + smooth
     square = jnp.sum(0.5 * l2 * W * W)
     excess = jnp.max(_ratio(jnp.abs(s), l1))
     ball = square - jnp.vdot(W, s) + _times(F, excess)
@@ -328,6 +331,7 @@ class State(NamedTuple):
     Z: Float[Array, "n k"]
     F: Float[Array, ""]
     dual: Float[Array, ""]  # the best lower bound on F* so far
+    slack: Float[Array, ""]  # the rounding of F - dual
     step: Int[Array, ""]
     stalls: Int[Array, ""]
     converged: Bool[Array, ""]
@@ -369,33 +373,36 @@ def minimise(problem: Problem, W0: Float[Array, "p k"], tol: Array, max_steps: A
         Zd = problem.forward(d)
 
         spread = jnp.max(jnp.abs(Zd)) if Y.shape[1] == 1 else jnp.max(jnp.max(Zd, axis=1) - jnp.min(Zd, axis=1))
-        terms = (problem.l1, problem.l2, problem.free, c.F, jnp.vdot(d, Hd), misfit(c.Z, Y, s))
-        gap = duality_gap(c.W, -(g + Hd), *terms)
+        terms = (problem.l1, problem.l2, problem.free, c.F, jnp.vdot(d, Hd))
+        gap = duality_gap(c.W, -(g + Hd), *terms, misfit(c.Z, Y, s) if method == "cd" else None)
         dual = jnp.maximum(c.dual, jnp.where((spread <= 1) & (gap >= 0), c.F - gap, -jnp.inf))
 
         slack = rounding_of(c.W, c.Z, Q, Y, s, c.F, problem.l1)
         descent = jnp.vdot(g, d) + problem.penalty(c.W + d) - problem.penalty(c.W)
 
-        def too_long(t: Array) -> Array:
-            F = problem.value(c.Z + t * Zd, c.W + t * d)
+        def too_long(search: tuple[Array, Array]) -> Array:
+            t, F = search
             return ~(c.F + 1e-4 * t * descent + slack >= F) & (t > 1e-12)
 
-        t = lax.while_loop(too_long, lambda t: t / 2, jnp.ones((), s.dtype))
+        def shorten(search: tuple[Array, Array]) -> tuple[Array, Array]:
+            t = search[0] / 2
+            return t, problem.value(c.Z + t * Zd, c.W + t * d)
+
+        t, F = lax.while_loop(too_long, shorten, (2 * jnp.ones_like(c.F), jnp.inf * jnp.ones_like(c.F)))
         W, Z = c.W + t * d, c.Z + t * Zd
-        F = problem.value(Z, W)
         better = c.F + slack >= F
         W, Z, F = (jnp.where(better, a, b) for a, b in ((W, c.W), (Z, c.Z), (F, c.F)))
         useful = (slack / 4 < c.F - F) | (dual > c.dual)
         converged = F - dual <= tol * F + slack
-        return State(W, Z, F, dual, c.step + 1, jnp.where(useful, 0, c.stalls + 1), converged, separates(Z))
+        return State(W, Z, F, dual, slack, c.step + 1, jnp.where(useful, 0, c.stalls + 1), converged, separates(Z))
 
     Z0 = problem.forward(W0)
     zero, no = jnp.zeros((), jnp.int32), jnp.bool_(False)
-    start = State(W0, Z0, problem.value(Z0, W0), -jnp.inf * jnp.ones((), s.dtype), zero, zero, no, no)
+    F0 = problem.value(Z0, W0)
+    start = State(W0, Z0, F0, -jnp.inf * jnp.ones_like(F0), rounding(F0), zero, zero, no, no)
     end = lax.while_loop(cond, body, start)
 
-    Q = probabilities(end.Z)
-    g = problem.backward(Q - Y)
+    g = problem.backward(probabilities(end.Z) - Y)
     L = (0.25 if Y.shape[1] == 1 else 0.5) * end.W.shape[0] + jnp.max(problem.l2)  # tr XᵀX/n = p in unit columns
     l1, l2 = problem.l1[:, None], problem.l2[:, None]
     ahead = end.W - (g + l2 * end.W) / L
@@ -404,7 +411,7 @@ def minimise(problem: Problem, W0: Float[Array, "p k"], tol: Array, max_steps: A
         W=end.W,
         F=end.F,
         gap=jnp.maximum(end.F - end.dual, 0),
-        allowance=rounding_of(end.W, end.Z, Q, Y, s, end.F, problem.l1),
+        allowance=end.slack,
         residual=L * jnp.sqrt(jnp.sum((end.W - ahead) ** 2)),
         smoothness=L,
         steps=end.step,
