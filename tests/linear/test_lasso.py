@@ -94,9 +94,10 @@ def test_equals_celer(dtype):
 
 
 @pytest.mark.covers("lasso")
-def test_gap_bounds_the_suboptimality_of_a_thousand_instances():
-    rng = np.random.default_rng(0)
-    for i in range(1000):
+@pytest.mark.parametrize("instances", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_gap_bounds_the_suboptimality(instances):
+    rng = np.random.default_rng(instances)
+    for i in range(instances):
         n, p = (12, 8) if i % 2 else (8, 16)
         X, y = rng.standard_normal((n, p)), rng.standard_normal(n)
         alpha = float(linear.alpha_max(X, y)) * 10 ** -rng.uniform(0.05, 2)
@@ -208,7 +209,7 @@ def test_several_targets_and_history():
         )
     assert not fit.value.coef[:, 2].any()
     assert np.nanmin(fit.history["duality_gap"][:, 0]) <= fit.certificates["duality_gap"].bound[0]
-    assert fit.plot() is not None if False else True
+    assert linear.lasso(X, y, 0.1, history=True).plot() is not None
 
 
 def test_warm_start_and_step_limit():
@@ -273,7 +274,6 @@ def test_ill_conditioned_data_converge():
         ((np.ones((3, 2)), np.ones(3), np.inf), {}, "alpha"),
         ((np.ones((3, 2)), np.ones(3), "much"), {}, "alpha"),
         ((np.ones((3, 2)), np.ones(3), 1.0), {"l1_ratio": 1.5}, "l1_ratio"),
-        ((np.ones((3, 2)), np.ones(3), 1.0), {"positive": "yes"}, "positive"),
         ((np.ones((3, 2)), np.ones(3), 1.0), {"max_steps": 0}, "max_steps"),
         ((np.ones((3, 2)), np.ones(3), 1.0), {"tol": -1.0}, "tol"),
         ((np.ones((3, 2)), np.ones(3), 1.0), {"sample_weight": -np.ones(3)}, "sample_weight"),
@@ -303,7 +303,7 @@ def test_traced_equals_host_and_differentiates(dtype):
     np.testing.assert_allclose(host.value.coef, traced.value.coef, atol=atol)
     assert bool(traced.holds)
     assert bool(traced.converged)
-    batch = jax.vmap(fit)(jnp.stack([alpha, 2 * alpha]))
+    batch = jax.jit(jax.vmap(fit))(jnp.stack([alpha, 2 * alpha]))
     np.testing.assert_allclose(batch.value.coef[1], fit(2 * alpha).value.coef, atol=atol)
 
     def size(alpha):
@@ -312,7 +312,7 @@ def test_traced_equals_host_and_differentiates(dtype):
     # On a fixed support the path is linear in alpha: a central difference of the quadratic is exact up to rounding.
     h = 1e-4 * float(alpha) if dtype == jnp.float64 else 1e-2 * float(alpha)
     difference = (float(size(alpha + h)) - float(size(alpha - h))) / (2 * h)
-    assert np.isclose(float(jax.grad(size)(alpha)), difference, rtol=1e-5 if dtype == jnp.float64 else 0.05)
+    assert np.isclose(float(jax.jit(jax.grad(size))(alpha)), difference, rtol=1e-5 if dtype == jnp.float64 else 0.05)
 
 
 @pytest.mark.covers("regularization-path")
@@ -356,10 +356,11 @@ def test_path_of_traced_data(x64):
 
 
 @pytest.mark.covers("gap-safe-screening")
-def test_screening_never_discards_a_nonzero_feature():
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("instances", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_screening_never_discards_a_nonzero_feature(instances):
+    rng = np.random.default_rng(instances)
     dropped = 0
-    for i in range(1000):
+    for i in range(instances):
         n, p = (12, 8) if i % 2 else (8, 16)
         correlation = float(rng.choice([0.0, 0.5, 0.99]))
         X = np.sqrt(1 - correlation) * rng.standard_normal((n, p)) + np.sqrt(correlation) * rng.standard_normal((n, 1))
@@ -371,7 +372,7 @@ def test_screening_never_discards_a_nonzero_feature():
         found = linear.gap_safe_screening(X, y, rough.value.coef, alpha, **settings)
         assert found.keep[exact.value.coef != 0].all()
         dropped += int((~found.keep).sum())
-    assert dropped > 1000  # and it does discard
+    assert dropped > instances  # and it does discard
 
 
 @pytest.mark.covers("gap-safe-screening")
@@ -382,7 +383,7 @@ def test_screening_at_the_optimum_leaves_the_equicorrelation_set():
     found = linear.gap_safe_screening(X, y, fit.value.coef, alpha)
     assert np.array_equal(found.keep, fit.value.coef != 0)
     assert found.plot() is not None
-    with pytest.raises(InputError, match="^coef"):
+    with pytest.raises(InputError, match=r"^coef"):
         linear.gap_safe_screening(X, y, np.ones(3), alpha)
 
 

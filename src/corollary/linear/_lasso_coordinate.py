@@ -127,5 +127,9 @@ def gram_paths(
     positive: Bool[Array, ""],
     rounds: Int[Array, ""],
 ) -> Float[Array, "f a k"]:
-    """`gram_path` for a batch of folds at once."""
-    return jax.vmap(gram_path, in_axes=(0, 0, 0, 0, 0, 0, None, None))(G, c, yy, lams, mus, tol, positive, rounds)
+    """`gram_path` for every fold, in one program: one after another, since folds visit different coordinates."""
+
+    def one(fold: Any) -> Array:
+        return gram_path(*fold, positive, rounds)
+
+    return jax.lax.map(one, (G, c, yy, lams, mus, tol))

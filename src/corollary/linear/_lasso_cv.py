@@ -1,6 +1,6 @@
 """Choosing the Lasso's alpha (and l1_ratio) by cross-validation, folds and alphas batched.
 
-With n ≥ 2p the Gram matrix of every training fold is the total less that of the rows left out, and one vmapped loop
+With n ≥ 2p the Gram matrix of every training fold is the total less that of the rows left out, and one compiled loop
 solves all folds along the path; else each fold's path is warm-started on its working set. Cost: O(np²) once plus
 O(p²) per sweep, or that of `lasso_path` per fold. Source: Hastie, Tibshirani and Friedman, section 7.10.
 """
@@ -163,11 +163,12 @@ def lasso_cv(
 
 def _folds(cv: Any, X: Any, y: np.ndarray) -> Folds:
     try:
-        splitter: Any = cv if isinstance(cv, list | tuple) else check_cv(cv)
-        splits: Iterable[Any] = splitter if splitter is cv and isinstance(cv, list | tuple) else splitter.split(X, y)
+        splitter: Any = check_cv(cv)  # takes lists of index pairs too
+        splits: Iterable[Any] = splitter.split(X, y)
         folds = [(np.asarray(a), np.asarray(b)) for a, b in splits]
     except (TypeError, ValueError) as error:
-        raise InputError(f"cv: found {cv!r}, expected a number of folds, a splitter or index pairs") from error
+        expected = "fewer folds than rows, a splitter or index pairs"
+        raise InputError(f"cv: found {cv!r} for n_samples={len(y)}, expected {expected}") from error
     if not folds or any(len(a) == 0 or len(b) == 0 for a, b in folds):
         raise InputError("cv: found an empty fold, expected rows to train and to test on in each")
     return folds

@@ -66,30 +66,12 @@ def fit(
     """The `Solution` of `lasso`, as JAX arrays."""
     from corollary.linear._lasso import LassoFit
 
-    single = jnp.ndim(y) == 1
     X, Y, x_mean, y_mean = centred(X, y, sample_weight, fit_intercept)
     alpha, l1_ratio, tol = (jnp.asarray(a, X.dtype) for a in (alpha, l1_ratio, tol))
-    n = len(X)
-    lam, mu = n * alpha * l1_ratio, n * alpha * (1 - l1_ratio)
     start = jnp.zeros((X.shape[1], Y.shape[1]), X.dtype) if init is None else jnp.asarray(init, X.dtype)
     start = start.reshape(X.shape[1], -1)
-
-    def one(t: Array, w: Array) -> tuple[Array, Array]:
-        return _fista(bool(positive), max_steps, X, t, lam, mu, w, tol)
-
-    W, steps = jax.vmap(one, in_axes=1, out_axes=(1, 0))(Y, start)
-    checked = jax.lax.stop_gradient((X, Y, W, lam, mu))
-    gap, kkt = jax.vmap(lambda t, w: _quality(X, t, w, *checked[3:], positive), in_axes=1)(checked[1], checked[2])
-    yy = jnp.sum(checked[1] ** 2, axis=0)
-    eps = jnp.finfo(X.dtype).eps
-    reach = jnp.sqrt(jnp.sum(checked[0] ** 2, axis=0)) @ jnp.abs(checked[2])
-    bound = tol * yy + 16 * eps * jnp.sqrt(yy) * (jnp.sqrt(yy) + reach)
-    status = Status.of(gap <= bound, jnp.isfinite(gap))
-    intercept = y_mean - x_mean @ W
-    kkt_bound = jnp.sqrt(2 * bound / n) + 16 * eps * jnp.sqrt(yy / n)
-    numbers = {"gap": gap / n, "bound": bound / n, "kkt": kkt / jnp.sqrt(n), "kkt_bound": kkt_bound, "status": status}
-    numbers["steps"] = steps.astype(jnp.int32)
-    if single:
+    W, intercept, numbers = _solve(X, Y, x_mean, y_mean, alpha, l1_ratio, tol, start, bool(positive), max_steps)
+    if jnp.ndim(y) == 1:
         W, intercept = W[:, 0], intercept[0]
         numbers = {k: v[0] for k, v in numbers.items()}
     claim = "F(w) - F* <= duality gap <= tol |y|^2 / n"
@@ -107,6 +89,43 @@ def fit(
     }
     stats = {"solver": Note("FISTA with restarts: the data are traced, sharded or on an accelerator")}
     return Solution(LassoFit(W, intercept, alpha, l1_ratio), certificates, numbers["status"], numbers["steps"], stats)
+
+
+@functools.partial(jax.jit, static_argnums=(8, 9))
+def _solve(
+    X: Float[Array, "n p"],
+    Y: Float[Array, "n k"],
+    x_mean: Float[Array, " p"],
+    y_mean: Float[Array, " k"],
+    alpha: Float[Array, ""],
+    l1_ratio: Float[Array, ""],
+    tol: Float[Array, ""],
+    start: Float[Array, "p k"],
+    positive: bool,
+    max_steps: int,
+) -> tuple[Float[Array, "p k"], Float[Array, " k"], dict[str, Array]]:
+    """Coefficients, intercepts, and the numbers of the certificates, target by target."""
+    n = len(X)
+    lam, mu = n * alpha * l1_ratio, n * alpha * (1 - l1_ratio)
+
+    def one(t: Array, w: Array) -> tuple[Array, Array]:
+        return _fista(positive, max_steps, X, t, lam, mu, w, tol)
+
+    W, steps = jax.vmap(one, in_axes=1, out_axes=(1, 0))(Y, start)
+    X_, Y_, W_, lam_, mu_ = jax.lax.stop_gradient((X, Y, W, lam, mu))
+    gap, kkt = jax.vmap(lambda t, w: _quality(X_, t, w, lam_, mu_, positive), in_axes=1)(Y_, W_)
+    yy, eps = jnp.sum(Y_**2, axis=0), jnp.finfo(X.dtype).eps
+    reach = jnp.sqrt(jnp.sum(X_**2, axis=0)) @ jnp.abs(W_)
+    bound = tol * yy + 16 * eps * jnp.sqrt(yy) * (jnp.sqrt(yy) + reach)
+    numbers = {
+        "gap": gap / n,
+        "bound": bound / n,
+        "kkt": kkt / jnp.sqrt(n),
+        "kkt_bound": jnp.sqrt(2 * bound / n) + 16 * eps * jnp.sqrt(yy / n),
+        "status": Status.of(gap <= bound, jnp.isfinite(gap)),
+        "steps": steps.astype(jnp.int32),
+    }
+    return W, y_mean - x_mean @ W, numbers
 
 
 def _prox(z: Array, level: Array, positive: bool) -> Array:

@@ -19,7 +19,6 @@ import abc
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
@@ -28,8 +27,8 @@ from corollary.linear import _lasso_coordinate as _coordinate
 from corollary.linear._lasso_design import Design
 from corollary.linear._lasso_duality import Gap, duality_gap
 
-FIRST, EARLY_ROUNDS, INNER_ROUNDS = 64, 3, 40
-SUPPORT_ROUNDS, SWEEPS = 3, 10
+FIRST, EARLY_ROUNDS, INNER_ROUNDS = 64, 2, 40
+SUPPORT_ROUNDS, SWEEPS = 1, 20
 
 
 class Penalty(NamedTuple):
@@ -258,32 +257,37 @@ def _sweep(G: np.ndarray, w: np.ndarray, g: np.ndarray, pen: Penalty, times: int
     padded[0, :k], padded[1, :k] = w, g
     with jax.enable_x64(True):
         settings = np.float64(pen.lam), np.float64(pen.mu), np.bool_(pen.positive), np.int64(k), np.int64(times)
-        w, g = _coordinate.sweep(jax.dlpack.from_dlpack(G), jnp.asarray(padded[0]), jnp.asarray(padded[1]), *settings)
-        return np.array(w[:k]), np.array(g[:k])  # copies, and so waited for before G changes again
+        w, g = _coordinate.sweep(jax.dlpack.from_dlpack(G), padded[0], padded[1], *settings)
+        return np.array(w)[:k], np.array(g)[:k]  # copies, and so waited for before G changes again
 
 
 def _newton(H: np.ndarray, w: np.ndarray, g: np.ndarray, pen: Penalty) -> bool:
-    """One Newton step on the support and signs, in place; whether it kept them and so is exact there.
+    """Newton steps on the support and its signs, in place; whether the last one was exact there.
 
-    Coefficients that would change their sign are cut to zero if F falls; else the best point of the line is taken.
+    Coefficients that would change their sign are cut to zero if F falls; else the best point of the line is taken,
+    which mostly is where a coefficient vanishes: many cheap steps for a small support, few for a large one.
     """
-    A = np.flatnonzero(w)
-    if not len(A):
-        return True
-    wA, sign = w[A], np.sign(w[A])
-    HA = H if len(A) == len(w) else H[np.ix_(A, A)]
-    slope = g[A] - pen.mu * wA - pen.lam * sign
-    d = _solve_positive(HA, slope, pen.mu)
-    if d is None:
-        return True
-    cut = np.where((wA + d) * sign > 0, d, -wA)
-    if _change(cut, HA @ cut, wA, slope, sign, pen) > 0:
-        step = _line_search(wA, d, HA @ d, slope, sign, pen) * d
-    else:
-        step = cut
-    w[A] = np.where(np.abs(wA + step) <= 4e-16 * np.abs(wA), 0.0, wA + step)
-    g -= (w[A] - wA) @ H[A]
-    return bool(np.all(w[A] * sign > 0)) and step is cut
+    for _ in range(1 + 512 // len(w)):
+        A = np.flatnonzero(w)
+        if not len(A):
+            return True
+        wA, sign = w[A], np.sign(w[A])
+        HA = H if len(A) == len(w) else H[np.ix_(A, A)]
+        slope = g[A] - pen.mu * wA - pen.lam * sign
+        d = _solve_positive(HA, slope, pen.mu)
+        if d is None:
+            return True
+        kept = (wA + d) * sign > 0
+        step = np.where(kept, d, -wA)
+        exact = bool(kept.all())
+        if not exact and _change(step, HA @ step, wA, slope, sign, pen) > 0:
+            t, gone = _line_search(wA, d, HA @ d, slope, sign, pen)
+            step = np.where(gone, -wA, t * d)
+        w[A] = wA + step
+        g -= step @ H[A]
+        if exact:
+            return True
+    return False
 
 
 def _change(d: np.ndarray, Hd: np.ndarray, w: np.ndarray, slope: np.ndarray, sign: np.ndarray, pen: Penalty) -> float:
@@ -294,23 +298,22 @@ def _change(d: np.ndarray, Hd: np.ndarray, w: np.ndarray, slope: np.ndarray, sig
 
 def _line_search(
     w: np.ndarray, d: np.ndarray, Hd: np.ndarray, slope: np.ndarray, sign: np.ndarray, pen: Penalty
-) -> float:
-    """The exact minimiser of t ↦ F(w + t d) on [0, 1]: quadratic between the zeros of the coefficients."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        zeros = np.where(d != 0, -w / np.where(d != 0, d, 1), np.inf)
-    crossing = (zeros > 0) & (zeros < 1)
-    order = np.argsort(zeros[crossing])
-    ends = np.append(zeros[crossing][order], 1.0)
-    if pen.positive:
-        ends = ends[:1]
-    kinks = np.append(2 * pen.lam * np.abs(d[crossing][order]), 0.0)
+) -> tuple[float, np.ndarray]:
+    """The exact minimiser t of F(w + t d) on [0, 1], quadratic between zeros of coefficients; and which vanish at t."""
+    zeros = np.full(len(w), np.inf)
+    np.divide(-w, d, out=zeros, where=d != 0)
+    crossing = np.flatnonzero((zeros > 0) & (zeros < 1))
+    order = crossing[np.argsort(zeros[crossing])]
     curvature = float(d @ Hd + pen.mu * (d @ d))
-    fall, start = float(slope @ d), 0.0
-    for end, kink in zip(ends, kinks, strict=False):
+    fall, t = float(slope @ d), 0.0
+    for end, kink in [(float(zeros[j]), 2 * pen.lam * abs(float(d[j]))) for j in order] + [(1.0, 0.0)]:
         if fall <= end * curvature:  # the slope at `end` is no longer negative
-            return max(fall / curvature, start) if curvature > 0 else start
-        start, fall = end, fall - kink
-    return float(ends[-1])
+            t = max(fall / curvature, t) if curvature > 0 else t
+            break
+        t, fall = end, fall - kink
+        if pen.positive:
+            break
+    return t, zeros == t
 
 
 def _solve_positive(H: np.ndarray, b: np.ndarray, mu: float) -> np.ndarray | None:
