@@ -53,8 +53,8 @@ def _svd(name: str, s: np.ndarray) -> Entry:
         measure=error,
         bar=1.5,
         equal_within=1e9,
-        note="Peers run with the fewest iterations that reach the accuracy for three seeds; ours finds its own, and its "
-        "time includes the error estimate.",
+        note="Peers run with the fewest iterations that reach the accuracy for three seeds; ours finds its own; "
+        "its time includes the error estimate.",
     )
 
 

@@ -260,7 +260,7 @@ def test_expected_frobenius_error_of_the_whole_scheme(x64):
 )
 def test_the_requested_accuracy_is_reached(spectrum):
     A = with_spectrum(spectrum)
-    slack = 4 if spectrum[-1] > 0.1 else 1  # extrapolation is least sure where little decays; it is a monitor only
+    slack = 3 if spectrum[-1] > 0.1 else 1  # extrapolation is least sure where little decays; it is a monitor only
     for accuracy in (1e-2, 1e-6):
         for seed in range(4):
             found = randomized_svd(A, 4, oversampling=2, accuracy=accuracy, key=jax.random.key(seed))

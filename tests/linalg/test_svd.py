@@ -94,8 +94,9 @@ def test_weyl_perturbation_theorem(x64):
 def test_truncated_agrees_with_the_direct_one_and_says_why():
     A = with_spectrum(1.0 / np.arange(1, 61) ** 2, 80, 60)
     direct, krylov, auto = (svd(A, 3, solver=s) for s in ("direct", "krylov", "auto"))
-    for ours, theirs in zip(krylov.value, direct.value, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-7)
+    np.testing.assert_allclose(krylov.value[1], direct.value[1], rtol=1.5e-8)
+    for i in (0, 2):  # a value that is good to ε has its vector good to about √(ε/gap): here √(1.5e-8/0.4)
+        np.testing.assert_allclose(krylov.value[i], direct.value[i], atol=2e-4)
     assert str(auto.stats["solver"]).startswith("direct: small")
     sparse = svd(scipy.sparse.csr_array(A), 3)
     assert str(sparse.stats["solver"]).startswith("krylov: A is sparse")

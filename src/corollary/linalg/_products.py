@@ -64,13 +64,14 @@ class Products(NamedTuple):
         return tree
 
 
-def products(A: Any, key: Any = None, name: str = "A") -> Products:
+def products(A: Any, key: Any = None, name: str = "A", look: bool = True) -> Products:
     """See a dense or sparse matrix or an operator as its two products; refuse what is none, or is not finite.
 
     A traced `key` (a batch of seeds under `vmap`, say) needs JAX's products as much as a traced matrix does.
+    Without `look` a NumPy matrix is not searched for NaN, a pass over it: the caller looks at its first product.
     """
     in_jax = isinstance(A, jax.Array | lx.AbstractLinearOperator | jsparse.JAXSparse)
-    A = _checked(name, A)
+    A = _checked(name, A, look)
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((A, key)))
     pair = None if traced else _host_pair(A)
     if pair is not None:
@@ -82,12 +83,14 @@ def products(A: Any, key: Any = None, name: str = "A") -> Products:
     return Products(jnp, operator.shape(op), np.dtype(operator.dtype(op)), apply, adjoint, traced, True)
 
 
-def _checked(name: str, A: Any) -> Any:
+def _checked(name: str, A: Any, look: bool) -> Any:
     """A real, finite, non-empty matrix (array, CSR or operator) with floating entries."""
     if isinstance(A, jsparse.JAXSparse):
         A = operator.as_operator(A)
     if isinstance(A, lx.AbstractLinearOperator):
         _real(name, operator.dtype(A))
+        return A
+    if not look and isinstance(A, np.ndarray) and A.ndim == 2 and A.size and A.dtype in (np.float32, np.float64):
         return A
     if not scipy.sparse.issparse(A):
         return validation.matrix(name, A, host=True)

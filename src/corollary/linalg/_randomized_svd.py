@@ -2,9 +2,10 @@
 
 Use it where k ≪ min(m, n), or where A is sparse or only known by its products. The default builds a block Krylov space
 of AᵀA from a Gaussian start and stops when the singular values have settled to the accuracy asked for; it needs about
-half the passes over A of subspace iteration. An integer `power_iterations` asks for the classical scheme instead, and
-`tol` for the smallest rank that reaches a tolerance. Cost: (2t − 1) products of A with k + p columns for t Krylov
-steps, O(m k² t²) beside them. Source: Halko, Martinsson & Tropp (2011); Musco & Musco (2015), Algorithm 2.
+half the passes over A of subspace iteration (`_block_krylov`). An integer `power_iterations` asks for the classical
+scheme instead, and `tol` for the smallest rank that reaches a tolerance. Cost: about 6 products of A with k + p columns
+to three digits of the values, O(m k²) beside each. Source: Halko, Martinsson & Tropp (2011); Musco & Musco (2015),
+Algorithm 2.
 """
 
 from __future__ import annotations
@@ -12,21 +13,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from jaxtyping import Array, Key
 
 from corollary.core import validation
-from corollary.core.certificate import Assumption, Certificate
-from corollary.core.errors import InputError
+from corollary.core.certificate import Certificate
 from corollary.core.precision import follows_input
-from corollary.core.solution import Note, Solution, Status
-from corollary.linalg._products import Block, Products, Values, orthonormal, products
+from corollary.core.solution import Solution
+from corollary.linalg._block_krylov import block_krylov, sign_fixed
+from corollary.linalg._products import Block, Products, Values, products
 from corollary.linalg._range_finder import (
     ALPHA,
-    PROBES,
-    draw,
     finite_status,
     fitting,
     grow,
@@ -34,8 +31,6 @@ from corollary.linalg._range_finder import (
     subspace_iteration,
 )
 from corollary.linalg._rsvd_bounds import HMT, _spectral_factors, confidence, orthogonality, probe_certificates
-
-FIXED_STEPS = 4  # Krylov steps where the matrix is traced and nothing can be looked at
 
 
 @follows_input
@@ -53,8 +48,8 @@ def randomized_svd(
 ) -> Solution:
     """Leading singular triplets: rank in, error out; or tolerance in, rank out.
 
-    Use it where k ≪ min(m, n). Cost: (2t − 1) products of A with k + p columns for t Krylov steps (`accuracy` decides
-    t; 3 or 4 are usual), or 2q + 2 of them for an integer q. The error's probes are part of the first product: 8
+    Use it where k ≪ min(m, n). Cost: products of A or Aᵀ with k + p columns, as many as `accuracy` needs (5 to 7 are
+    usual for 1e-3), or 2q + 2 of them for an integer q. The error's probes are part of the first product: 8
     columns in all. Data in host memory are multiplied where they lie. Given `rank` it can be jitted and vmapped; under
     a trace the steps are fixed (4 where `power_iterations` is "auto").
 
@@ -70,11 +65,11 @@ def randomized_svd(
         Relative accuracy at which the k singular values must have settled, given `rank`. Values are never too large;
         those below √eps σ_1 are not told from noise by this rule.
     oversampling
-        p: the block has k + p columns.
+        p: the block has k + p columns ("auto": rounded up to a multiple of 8, which costs BLAS nothing).
     power_iterations
-        "auto" (block Krylov steps until `accuracy`), or q of the classical scheme (AAᵀ)^q A Ω.
+        "auto" (a block Krylov space, grown until `accuracy`), or q of the classical scheme (AAᵀ)^q A Ω.
     max_steps
-        Most Krylov steps.
+        Most Krylov steps, of two products each.
     block
         Columns at a time, given `tol`.
     key
@@ -107,130 +102,22 @@ def randomized_svd(
     >>> s.round(6).tolist()
     [4.0, 3.0]
     """
-    P = products(A, key)
     auto = isinstance(power_iterations, str) and power_iterations == "auto"
     q: Any = 1 if auto else power_iterations
     settings(rank, tol, oversampling, q, block)
     validation.number(0, open_low=True)("accuracy", accuracy)
     validation.integer(1)("max_steps", max_steps)
+    P = products(A, key, look=tol is not None or not auto)
     if tol is not None:
         return P.out(_to_tolerance(P, tol, block, q, key))
     k = fitting(rank, P.shape)
     wide = P.shape[0] < P.shape[1]
     if auto:
-        solution = _krylov(P.T if wide else P, k, oversampling, accuracy, max_steps, key)
+        solution = block_krylov(P.T if wide else P, k, oversampling, accuracy, max_steps, key)
         if wide:
             solution = _transposed(solution, P.xp)
         return P.out(solution)
     return P.out(_classical(P, k, oversampling, q, key))
-
-
-def sign_fixed(U: Block, Vt: Block, xp: Any) -> tuple[Block, Block]:
-    """The convention of the house: the largest entry of each right singular vector is positive."""
-    top = xp.take_along_axis(Vt, xp.argmax(xp.abs(Vt), axis=1)[:, None], axis=1)
-    sign = xp.where(top < 0, -1.0, 1.0).astype(Vt.dtype)
-    return U * sign[:, 0], Vt * sign
-
-
-def _krylov(P: Products, k: int, oversampling: int, accuracy: float, max_steps: int, key: Key[Array, ""]) -> Solution:
-    """Rayleigh-Ritz on V, (AᵀA)V, (AᵀA)²V, ...: works in the shorter space, where orthogonalisation is cheap."""
-    xp, n = P.xp, P.shape[1]
-    width = min(k + oversampling, n)
-    omega, test = draw(P, n, width, key)
-    V = orthonormal(omega, [], xp)
-    Y = P.apply(xp.concatenate([V, test], axis=1))
-    if not P.traced and not bool(xp.isfinite(xp.sum(Y))):
-        raise InputError("A: its products overflow, expected a matrix that is scaled to moderate entries")
-    # A power of two brings A to the order of one: squares then neither overflow nor vanish, and no bit is lost.
-    scale = xp.ldexp(xp.ones((), P.dtype), xp.frexp(xp.max(xp.abs(Y)))[1])
-    if P.traced or not 2.0**-30 < scale < 2.0**30:
-        P, Y = P.scaled(scale), Y / scale
-    else:
-        scale = 1.0
-    image = Y[:, width:]
-    basis, images, pulled = [V], [Y[:, :width]], []
-    gram = images[0].T @ images[0]
-    theta, previous, settled, filled = xp.linalg.eigvalsh(gram)[::-1], None, False, width
-    error = xp.ones((), P.dtype)  # relative error of the values: nothing is known before the second step
-    for _ in range(min(FIXED_STEPS, max_steps) - 1 if P.traced else max_steps - 1):
-        more = min(width, n - filled)
-        if more == 0:
-            break
-        pulled.append(P.adjoint(images[-1]))
-        V = orthonormal(pulled[-1][:, :more], basis, xp)
-        Y = P.apply(V)
-        # YᵢᵀY = (AᵀYᵢ)ᵀV: the long products are done already
-        cross = xp.concatenate([*(W.T @ V for W in pulled), Y.T @ Y])
-        gram = xp.concatenate([xp.concatenate([gram, cross[:filled].T]), cross], axis=1)
-        basis.append(V)
-        images.append(Y)
-        filled += more
-        old, theta = theta, xp.linalg.eigvalsh(gram)[::-1]
-        noise = 8 * P.eps * theta[0]
-        rise = xp.maximum(theta[:k] - old[:k] - noise, 0)
-        change = xp.max(rise / xp.maximum(2 * theta[:k], P.eps * P.eps))
-        rate = xp.minimum(0.9 if previous is None else change / previous, 0.9)
-        if len(basis) == 3:  # errors go with 1/T_j(γ)² (Chebyshev): two of them give γ, hence the next
-            rate = xp.where(rate < 0.1, rate / (2 - rate) ** 2, rate)
-        error, previous = change * rate / (1 - rate), xp.maximum(change, P.eps)
-        if not P.traced and bool(error <= accuracy):
-            settled = True
-            break
-    if filled == n:  # the basis spans everything
-        settled, error = True, xp.asarray(P.eps, P.dtype)
-    below = xp.sqrt(xp.maximum(theta[k] - 8 * P.eps * theta[0], 0)) if filled > k else 0.0  # <= σ_{k+1} <= ‖E‖₂
-    U, s, Vt = _ritz(basis, images, gram, k, P)
-    U, Vt = sign_fixed(U, Vt, xp)
-    residual = image - U @ (s[:, None] * (Vt @ test))
-    certificates = probe_certificates(residual * scale, test, image * scale, ALPHA, "A − UΣVᵀ", xp, below * scale)
-    certificates["orthogonality"] = orthogonality(xp, U=U, V=Vt.T)
-    certificates["singular_values"] = Certificate(
-        "the leading singular values have settled: relative error, extrapolated from the last two Krylov steps",
-        measured=error,
-        bound=accuracy,
-        kind="monitor",
-        source="Ritz values increase to σ_i at Chebyshev's rate (Saad, SIAM J. Numer. Anal. 17 (1980), Theorem 6)",
-        assumptions=(Assumption("the last two steps show the rate"),),
-    )
-    done = error <= accuracy if P.traced else settled
-    finite = xp.isfinite(xp.sum(s))
-    status = xp.where(finite, xp.where(done, Status.CONVERGED, Status.MAX_STEPS), Status.NON_FINITE).astype(jnp.int32)
-    steps = len(basis)
-    columns = (2 * steps - 1) * width + PROBES
-    stats = {"rank": k, "products": columns, "method": Note(f"block Krylov, {steps} steps of {width} columns")}
-    return Solution((U, s * scale, Vt), certificates, status=status, steps=steps, stats=stats)
-
-
-def _ritz(basis: list[Any], images: list[Any], gram: Block, k: int, P: Products) -> tuple[Block, Values, Block]:
-    """The k leading triplets in span(basis), given the images Y = A V and their Gram matrix.
-
-    The Gram matrix squares the condition, so it only picks the k-dimensional subspace, and only where its rounding,
-    eps (σ_1/σ_k)², cannot turn it; the values come from an SVD of the k images themselves. Elsewhere Y is factorised.
-    """
-    xp = P.xp
-    theta, W = xp.linalg.eigh(gram)
-    theta, W = theta[::-1], W[:, ::-1][:, :k]
-    if P.traced or not bool(theta[k - 1] > theta[0] * math.sqrt(P.eps)):
-        Q, R = xp.linalg.qr(xp.concatenate(images, axis=1))
-        left, s, Wt = xp.linalg.svd(R, full_matrices=False)
-        U, s, W = Q @ left[:, :k], s[:k], Wt[:k].T
-        return U, s, _combine(basis, W).T
-    # Scaled to unit length the images are nearly orthogonal: one step of Cholesky QR makes them so to rounding.
-    unit = W / xp.sqrt(theta[:k])
-    Y = _combine(images, unit)
-    R = xp.linalg.cholesky(Y.T @ Y).T
-    left, s, right = xp.linalg.svd(R * xp.sqrt(theta[:k]))
-    U = Y @ scipy.linalg.solve_triangular(np.asarray(R), np.asarray(left))
-    return U, s, right @ _combine(basis, W).T
-
-
-def _combine(blocks: list[Any], W: Block) -> Block:
-    """[B_1 B_2 ...] W without joining the blocks."""
-    total, start = 0, 0
-    for B in blocks:
-        total = total + B @ W[start : start + B.shape[1]]
-        start += B.shape[1]
-    return total  # type: ignore[return-value]
 
 
 def _classical(P: Products, k: int, oversampling: int, q: int, key: Key[Array, ""]) -> Solution:

@@ -24,7 +24,8 @@ from corollary.core.certificate import Certificate
 from corollary.core.errors import InputError
 from corollary.core.precision import follows_input
 from corollary.core.solution import Note, Solution, Status
-from corollary.linalg._randomized_svd import randomized_svd, sign_fixed
+from corollary.linalg._block_krylov import sign_fixed
+from corollary.linalg._randomized_svd import randomized_svd
 from corollary.linalg._rsvd_bounds import orthogonality
 
 Triplets = tuple[Float[Array, "m k"], Float[Array, " k"], Float[Array, "k n"]]
