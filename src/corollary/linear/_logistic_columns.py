@@ -7,8 +7,10 @@ Source: Massias, Gramfort & Salmon, ICML 2018 (Celer), for the scheme; the gap i
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
@@ -29,58 +31,63 @@ def fit(problem: tuple, k: int) -> kernel.Fit:
     (n, p), width = given.shape, max(1, 64 // k)
     X: Any = scipy.sparse.csc_array(given) if sparse else np.asarray(given)
     Y = logistic.targets(jnp.asarray(y), k, dtype)
-    s = (
-        jnp.full(n, 1 / n, dtype)
-        if weight is None
-        else jnp.asarray(weight, dtype) / jnp.sum(jnp.asarray(weight, dtype))
-    )
+    s = logistic.shares(weight, n, dtype)
     l1, l2 = jnp.asarray(alpha * l1_ratio, dtype), jnp.asarray(alpha * (1 - l1_ratio), dtype)
-    W, b, inner, steps = np.asarray(coef), np.asarray(offset), float(tol), 0
+    W, b, inner, steps = np.asarray(coef), np.asarray(offset), 1e-2, 0
     scale = _column_rms(X)
-    dual, end, rounds = -np.inf, None, 0
+    dual, rounds = -np.inf, 0
     while True:
         Z = jnp.asarray(np.asarray(X @ W, dtype) + b)
-        Q = kernel.probabilities(Z)
-        F = s @ kernel.losses(Z, Y) + jnp.sum(l1 * jnp.abs(W) + 0.5 * l2 * W * W)
-        shift, curve = _move_intercept(Q, Y, s, intercept)
-        theta = s[:, None] * (Q - Y + shift)
-        v = -jnp.asarray(np.asarray(X.T @ np.asarray(theta), dtype))
-        one = jnp.ones(p, dtype)
-        gap = kernel.duality_gap(
-            jnp.asarray(W), v, l1 * one, l2 * one, jnp.zeros(p, bool), F, curve, kernel.misfit(Z, Y, s)
-        )
-        dual = max(dual, float(F - gap))
-        allowance = float(kernel.rounding_of(jnp.asarray(W * scale), Z, Q, Y, s, F, l1 * one))
-        if float(F) - dual <= float(tol) * float(F) + allowance or steps >= max_steps or rounds >= ROUNDS:
+        theta, moved, misfit = _dual_point(Z, Y, s, intercept)
+        v = -np.asarray(X.T @ np.asarray(theta), dtype)
+        F, gap, allowance = _gap(jnp.asarray(W), jnp.asarray(v), Z, Y, s, l1, l2, moved, misfit, scale)
+        F, allowance = float(F), float(allowance)
+        dual = max(dual, F - float(gap))
+        if F - dual <= float(tol) * F + allowance or steps >= max_steps or rounds >= ROUNDS:
             break
         rounds += 1
-        support = np.any(W != 0, axis=1)
-        price = np.max(np.abs(np.asarray(v)), axis=1)
-        wanted = int(np.sum((price > float(l1)) & ~support))
-        if end is not None and wanted == 0:
-            inner = max(inner * 1e-2, 1e-16)
-        width = max(
-            width, 1 << int(np.ceil(np.log2(int(support.sum()) + min(wanted, max(int(support.sum()), 32 // k)) + 1)))
-        )
-        width = min(width, p)
+        support, price = np.any(W != 0, axis=1), np.max(np.abs(v), axis=1)
+        active, wanted = int(support.sum()), int(np.sum((price > float(l1)) & ~support))
+        width = min(p, max(width, 1 << (active + min(wanted, max(active, 64 // k))).bit_length()))
         columns = np.argsort(-np.where(support, np.inf, price), kind="stable")[:width]
         if sparse and n * width > logistic.DENSE_LIMIT:
             raise InputError(f"X: a dense copy of {width} columns, which the answer needs, would not fit; raise alpha")
+        # Each round solves its columns a little better than all of them are solved; the last ones to `tol`.
+        inner = inner * 1e-2 if wanted == 0 else min(inner, 0.1 * (F - dual) / F)
+        inner = max(inner, 0.1 * float(tol) if wanted else 1e-16)
         part = np.asarray(X[:, columns].todense()) if sparse else X[:, columns]
-        end = kernel.fit_dense_jit(
+        fitted = kernel.fit_dense_jit(
             jnp.asarray(part, dtype), Y, s, l1, l2, jnp.asarray(W[columns]), jnp.asarray(b),
             jnp.asarray(inner, dtype), jnp.asarray(max_steps, jnp.int32), intercept, "cd",
         )  # fmt: skip
         W = np.zeros_like(W)
-        W[columns], b, steps = np.asarray(end.W[:-1]), np.asarray(end.W[-1]), steps + int(end.steps)
-    top = jnp.asarray(max(float(F) - dual, 0.0), dtype)
-    done = float(top) <= float(tol) * float(F) + allowance
+        W[columns], b, steps = np.asarray(fitted.W[:-1]), np.asarray(fitted.W[-1]), steps + int(fitted.steps)
+    top = max(F - dual, 0.0)
+    done = top <= float(tol) * F + allowance
     L = (0.25 if k == 1 else 0.5) * jnp.sum(s[:, None] * jnp.asarray(_squares(X), dtype)) + l2
-    G = _gradient_mapping(jnp.asarray(W), -v, l1, l2, L)
-    return kernel.Fit(
-        jnp.concatenate([jnp.asarray(W), jnp.asarray(b)[None]]), F, top, jnp.asarray(allowance, dtype), G, L,
-        jnp.int32(steps), jnp.bool_(done), jnp.bool_(False), jnp.bool_(not done and steps < max_steps),
-    )  # fmt: skip
+    G = _gradient_mapping(jnp.asarray(W), -jnp.asarray(v), l1, l2, L)
+    F, top, allowance = (jnp.asarray(x, dtype) for x in (F, top, allowance))
+    stalled = not done and steps < max_steps
+    weights = jnp.concatenate([jnp.asarray(W), jnp.asarray(b)[None]])
+    flags = (jnp.bool_(flag) for flag in (done, False, stalled))
+    return kernel.Fit(weights, F, top, allowance, G, L, jnp.int32(steps), *flags)
+
+
+@functools.partial(jax.jit, static_argnames=("intercept",))
+def _dual_point(Z: Any, Y: Any, s: Any, intercept: bool) -> tuple[Any, Any, Any]:
+    """s θ' with the intercepts' sums at zero, and what `duality_gap` needs to know of it."""
+    Q = kernel.probabilities(Z)
+    shift, moved = _move_intercept(Q, Y, s, intercept)
+    return s[:, None] * (Q - Y + shift), moved, kernel.misfit(Z, Y, s)
+
+
+@jax.jit
+def _gap(W: Any, v: Any, Z: Any, Y: Any, s: Any, l1: Any, l2: Any, moved: Any, misfit: Any, scale: Any) -> tuple:
+    """F, the duality gap over all columns, and its rounding."""
+    one = jnp.ones(W.shape[0], W.dtype)
+    F = s @ kernel.losses(Z, Y) + jnp.sum(l1 * jnp.abs(W) + 0.5 * l2 * W * W)
+    gap = kernel.duality_gap(W, v, l1 * one, l2 * one, one < 0, F, moved, misfit)
+    return F, gap, kernel.rounding_of(W * scale, Z, kernel.probabilities(Z), Y, s, F, l1 * one)
 
 
 def _move_intercept(Q: Any, Y: Any, s: Any, intercept: bool) -> tuple[Any, Any]:

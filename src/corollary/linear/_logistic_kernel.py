@@ -300,7 +300,7 @@ def _cd_direction(problem: Problem, W: Array, g: Array, Q: Array) -> tuple[Array
         return jnp.where(jnp.all(jnp.isfinite(moved)), moved, u)
 
     start = residual(w, g)
-    goal = start * jnp.minimum(0.03, start)
+    goal = jnp.maximum(start * jnp.minimum(0.03, start), 16 * jnp.finfo(w.dtype).eps)  # unit columns: r to a few eps
 
     def body(c: tuple) -> tuple:
         u, r, i, _ = c
