@@ -67,6 +67,7 @@ def test_what_is_not_linear_is_rejected(function, dtype):
 
 
 @pytest.mark.covers("operator-check")
+@pytest.mark.parametrize("dtype", ["float32"], indirect=True)
 def test_adjoint_defects(dtype):
     A = jnp.asarray(np.random.default_rng(0).standard_normal((5, 7)), dtype)
     wrong = A.T.at[2, 3].mul(1.01)
