@@ -133,7 +133,7 @@ def main(area: str, entries: list[Callable[[], Entry]]) -> None:
         text = table(entry, run(entry))
         print(text, flush=True)
         if args.write:
-            _write(area, make.__name__, text)
+            write(area, make.__name__, text)
         del entry
         gc.collect()
 
@@ -151,7 +151,7 @@ def machine() -> str:
     )
 
 
-def _write(area: str, name: str, text: str) -> None:
+def write(area: str, name: str, text: str) -> None:
     """Replace the entry's block in RESULTS.md, or append it under its area."""
     old = RESULTS.read_text() if RESULTS.exists() else "# Benchmark results\n"
     block = f"<!-- {area}.{name} -->\n{text}\nMeasured {time.strftime('%Y-%m-%d')} on {machine()}\n<!-- end -->\n"
