@@ -21,10 +21,12 @@ from jaxtyping import Array, Key
 from corollary.core import Centred, Sparse, validation
 from corollary.core.certificate import Certificate
 from corollary.core.errors import InputError
-from corollary.core.precision import as_float, follows_input
+from corollary.core.precision import follows_input
 from corollary.core.solution import Note, Solution
 from corollary.factor._explained_variance import log_evidence, share_of_variance
 from corollary.linalg import gram, randomized_svd, svd
+
+BLOCK_ROWS = 2048
 
 
 class PrincipalComponents(eqx.Module):
@@ -63,8 +65,8 @@ def pca(
         k; a share in (0, 1) of the variance; "mle" (Minka; n ≥ p); or None for min(n, p).
     solver
         "covariance" (O(n p² + p³)), "full" (O(n p min(n, p))), "randomized" (O(n p k)), or "auto": randomized for
-        sparse data and where k is under a tenth of a large matrix; covariance where n ≥ 5p and p ≤ 1000, unless a
-        component's variance is below eps^{1/4} of the largest, which squaring would blur (then full).
+        sparse data; covariance where n ≥ 5p and p ≤ 1000, unless a component's variance is below eps^{1/4} of the
+        largest, which squaring would blur; else randomized where k is under a tenth of a large matrix, or full.
     power_iterations
         For "randomized": "auto" (until the values have settled to 1e-5), or q.
     key
@@ -96,7 +98,7 @@ def pca(
     """
     validation.one_of("auto", "covariance", "full", "randomized")("solver", solver)
     sparse = scipy.sparse.issparse(X)
-    X = _sparse_data(X) if sparse else validation.matrix("X", X, host=True)
+    X = _sparse_data(X) if sparse else _dense_data(X)
     n, p = X.shape
     if n < 2:
         raise InputError(f"X: found {n} sample, expected at least 2: the variance of one sample is not defined")
@@ -108,52 +110,90 @@ def pca(
             raise InputError(f"n_components: found {n_components!r}, expected an integer below {min(n, p)}")
         return _randomized_sparse(X, int(n_components), power_iterations, key)
     xp = np if isinstance(X, np.ndarray) else jnp
-    mean = X.mean(axis=0)
-    centred = X - mean
-    shift = centred.mean(axis=0)  # the first mean's rounding, at large offsets
-    mean, centred = mean + shift, centred - shift
-    k = int(n_components) if isinstance(n_components, int | np.integer) else min(n, p)
     whole = not isinstance(n_components, int | np.integer)
-    traced = isinstance(X, Tracer)
-    if solver == "randomized" or (solver == "auto" and not whole and _is_large(n, p, k) and not traced):
-        reason = "randomized: as asked" if solver == "randomized" else f"randomized: {k} components of a large matrix"
-        found = randomized_svd(centred, k, accuracy=1e-5, power_iterations=power_iterations, key=_key(key))
-        total = xp.sum(xp.var(centred, axis=0)) * (n / (n - 1))
-        return _result(found, mean, found.value[1], found.value[2], total, k, (n, p), reason, xp, found.certificates)
-    values, Vt, reason = _exact(centred, solver, k, xp, traced)
+    k = min(n, p) if whole else int(n_components)
+    reason = f"{solver}: as asked"
+    direct: Any = None
+    if solver == "covariance" or (solver == "auto" and n >= 5 * p and p <= 1000 and not isinstance(X, Tracer)):
+        direct, resolved = _by_covariance(X, k, xp)
+        if solver == "auto":
+            direct = direct if resolved else None
+            reason = "the covariance would blur the small components"
+            reason = "covariance: tall data, and the components are well above rounding" if resolved else reason
+    if direct is None:
+        mean, centred = _centred(X, xp)
+        if solver == "auto":
+            large = max(n, p) > 500 and 10 * k <= min(n, p) and not whole and not isinstance(X, Tracer)
+            why = "few components of a large matrix" if large else "the data are small, or most components are wanted"
+            reason = f"{'randomized' if large else 'full'}: {why if reason.startswith('auto') else reason}"
+        if reason.startswith("randomized"):
+            found = randomized_svd(centred, k, accuracy=1e-5, power_iterations=power_iterations, key=_key(key))
+            total = xp.sum(xp.var(centred, axis=0)) * (n / (n - 1))
+            _, values, Vt = found.value
+            return _result(found, mean, values, Vt, total, k, (n, p), reason, xp, found.certificates)
+        _, values, Vt = svd(centred).value
+        residual = _residual_of_data(centred, values[:k], Vt[:k], xp)
+    else:
+        mean, values, Vt, residual = direct
     if whole:
         k = _how_many(n_components, values, n, p)
-    total = xp.sum(xp.square(values / _top(values, xp))) / (n - 1) * _top(values, xp) ** 2
+    top = xp.where(values[0] > 0, values[0], 1)
+    total = xp.sum(xp.square(values / top)) / (n - 1) * top**2
     certificates = {
-        "eigen_residual": _eigen_residual(centred, values[:k], Vt[:k], values[0], xp),
+        "eigen_residual": _eigen_residual(residual, xp.sum(xp.square(values / top)), (n, p), Vt.dtype),
         "orthogonality": _orthogonality(Vt[:k], xp),
     }
     return _result(None, mean, values, Vt, total, k, (n, p), reason, xp, certificates)
 
 
-def _exact(X: Any, solver: str, k: int, xp: Any, traced: bool) -> tuple[Any, Any, str]:
-    """All min(n, p) singular values and right vectors of centred data, and why this way."""
+def _centred(X: Any, xp: Any) -> tuple[Any, Any]:
+    """The mean, and the data less it; once more for the first mean's rounding, which matters at large offsets."""
+    mean = X.mean(axis=0)
+    centred = X - mean
+    shift = centred.mean(axis=0)
+    if xp is np:
+        centred -= shift
+    else:
+        centred = centred - shift
+    return mean + shift, centred
+
+
+def _by_covariance(X: Any, k: int, xp: Any) -> tuple[tuple[Any, Any, Any, Any], bool]:
+    """(mean, σ, V, eigen residuals) from the scatter matrix; and whether σ_k² is above eps^{1/4} σ_1²: then at most a
+    quarter of its digits is lost.
+    """
     n, p = X.shape
-    reason = f"{solver}: as asked"
-    if solver == "covariance" or (solver == "auto" and n >= 5 * p and p <= 1000 and not traced):
-        scale = _top(X, xp)
-        theta, V = xp.linalg.eigh(gram(X / scale))
-        theta, V = theta[::-1], V[:, ::-1]
-        eps = float(np.finfo(X.dtype).eps)
-        if solver == "covariance" or bool(theta[k - 1] > theta[0] * eps**0.25):
-            Vt = _sign(V.T[: min(n, p)], xp)
-            reason = (
-                reason
-                if solver == "covariance"
-                else "covariance: tall data, and the components are well above rounding"
-            )
-            theta = xp.where(theta > p * eps * theta[0], theta, 0)[: min(n, p)]  # less is rounding
-            return xp.sqrt(theta) * scale, Vt, reason
-        reason = "full: the covariance would blur the small components"
-    elif solver == "auto":
-        reason = "full: most components of the data are wanted"
-    _, values, Vt = svd(X).value
-    return values, Vt, reason
+    eps = float(np.finfo(X.dtype).eps)
+    mean, scatter, scale = _scatter(X, xp)
+    theta, V = xp.linalg.eigh(scatter)
+    theta, V = theta[::-1], V[:, ::-1]
+    top = xp.where(theta[0] > 0, theta[0], 1)
+    residual = xp.max(xp.sqrt(xp.sum(xp.square(scatter @ V[:, :k] - V[:, :k] * theta[:k]), axis=0))) / top
+    residual = residual + n * eps * xp.sum(xp.maximum(theta, 0)) / top  # the scatter's own rounding, at worst
+    resolved = not isinstance(X, Tracer) and bool(theta[k - 1] > theta[0] * eps**0.25)
+    theta = xp.where(theta > p * eps * theta[0], theta, 0)[: min(n, p)]  # less is rounding
+    return (mean, xp.sqrt(theta) * scale, _sign(V.T[: min(n, p)], xp), residual), resolved
+
+
+def _scatter(X: Any, xp: Any) -> tuple[Any, Any, Any]:
+    """Mean and Σ(x − mean)(x − mean)ᵀ/scale²; on the host by blocks of rows that stay in the cache."""
+    n = X.shape[0]
+    if xp is np:
+        mean = X.mean(axis=0)
+        with np.errstate(over="ignore", under="ignore"):
+            total, shift = np.zeros((X.shape[1],) * 2, X.dtype), np.zeros_like(mean)
+            for start in range(0, n, BLOCK_ROWS):
+                block = X[start : start + BLOCK_ROWS] - mean
+                total += block.T @ block
+                shift += block.sum(axis=0)
+        shift /= n  # the first mean's rounding, which matters at large offsets
+        trace, info = np.trace(total), np.finfo(X.dtype)
+        if float(info.tiny) ** 0.5 < trace < float(info.max) ** 0.5:
+            return mean + shift, total - n * np.outer(shift, shift), 1.0
+    mean, centred = _centred(X, xp)
+    top = xp.max(xp.abs(centred))
+    scale = xp.ldexp(xp.ones((), X.dtype), xp.frexp(top)[1])  # a power of two: squares neither overflow nor vanish
+    return mean, gram(centred / scale), scale
 
 
 def _result(
@@ -225,18 +265,21 @@ def _how_many(k: Any, values: Any, n: int, p: int) -> int:
     return share_of_variance(variance / max(variance.sum(), np.finfo(float).tiny), float(k))
 
 
-def _eigen_residual(X: Any, values: Any, Vt: Any, top: Any, xp: Any) -> Certificate:
-    """‖XᵀXv − σ²v‖ / σ_1, the residual in the units of X."""
-    scale = xp.where(top > 0, top, 1)
-    images = (X / scale) @ Vt.T
-    residual = (X.T @ images) / scale - Vt.T * xp.square(values / scale)
-    n, p = X.shape
+def _residual_of_data(X: Any, values: Any, Vt: Any, xp: Any) -> Any:
+    """Largest ‖XᵀXv − σ²v‖ / σ_1²."""
+    top = xp.where(values[0] > 0, values[0], 1)
+    residual = X.T @ (X @ (Vt.T / top)) / top - Vt.T * xp.square(values / top)
+    return xp.max(xp.sqrt(xp.sum(xp.square(residual), axis=0)))
+
+
+def _eigen_residual(residual: Any, stable_rank: Any, shape: tuple[int, int], dtype: Any) -> Certificate:
+    n, p = shape
     return Certificate(
-        "each σ² is an eigenvalue of XᵀX up to ‖XᵀXv − σ²v‖, relative to σ_1²",
-        measured=xp.max(xp.sqrt(xp.sum(xp.square(residual), axis=0))),
-        bound=8 * float(np.finfo(X.dtype).eps) * (np.sqrt(n) + p),
+        "each σ² is an eigenvalue of XᵀX up to ‖XᵀXv − σ²v‖ (and the rounding of XᵀX), relative to σ_1²",
+        measured=residual,
+        bound=8 * float(np.finfo(dtype).eps) * (n * stable_rank + p),
         kind="exact",
-        source="Weyl; Golub & Van Loan, Matrix Computations, 4th ed., Theorem 8.1.13",
+        source="Weyl; Golub & Van Loan, Matrix Computations, 4th ed., Theorem 8.1.13; Higham (2002), §3.5",
     )
 
 
@@ -257,6 +300,15 @@ def _sign(Vt: Any, xp: Any) -> Any:
     return xp.where(top < 0, -Vt, Vt)
 
 
+def _dense_data(X: Any) -> Any:
+    """A finite real matrix; where it is a NumPy one already, its column sums show NaN at half the price of a search."""
+    plain = isinstance(X, np.ndarray) and X.ndim == 2 and X.size and X.dtype in (np.float32, np.float64)
+    if plain:
+        with np.errstate(over="ignore", invalid="ignore"):
+            plain = np.isfinite(np.ones(X.shape[0], X.dtype) @ X).all()
+    return X if plain else validation.matrix("X", X, host=True)
+
+
 def _sparse_data(X: Any) -> Any:
     X = scipy.sparse.csr_array(X)
     X = as_numpy_float(X)
@@ -271,15 +323,6 @@ def _sparse_data(X: Any) -> Any:
 def as_numpy_float(X: Any) -> Any:
     """Sparse data in float32 or float64."""
     return X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
-
-
-def _top(X: Any, xp: Any) -> Any:
-    top = xp.max(xp.abs(X))
-    return xp.where(top > 0, top, 1).astype(as_float(X).dtype if xp is jnp else X.dtype)
-
-
-def _is_large(n: int, p: int, k: int) -> bool:
-    return max(n, p) > 500 and 10 * k <= min(n, p)
 
 
 def _key(key: Any) -> Any:
