@@ -54,7 +54,10 @@ def fit(problem: tuple, k: int) -> kernel.Fit:
             raise InputError(f"X: a dense copy of {width} columns, which the answer needs, would not fit; raise alpha")
         # Each round solves its columns a little better than all of them are solved; the last ones to `tol`.
         inner = inner * 1e-2 if wanted == 0 else min(inner, 0.1 * (F - dual) / F)
-        inner = max(inner, 0.1 * float(tol) if wanted else 1e-16)
+        stuck = wanted == 0 and inner <= np.finfo(dtype).eps * 1e-2
+        inner = max(inner, 0.1 * float(tol) if wanted else 1e-3 * np.finfo(dtype).eps)
+        if stuck:
+            break
         part = np.asarray(X[:, columns].todense()) if sparse else X[:, columns]
         fitted = kernel.fit_dense_jit(
             jnp.asarray(part, dtype), Y, s, l1, l2, jnp.asarray(W[columns]), jnp.asarray(b),

@@ -300,17 +300,22 @@ def _cd_direction(problem: Problem, W: Array, g: Array, Q: Array) -> tuple[Array
         return jnp.where(jnp.all(jnp.isfinite(moved)), moved, u)
 
     start = residual(w, g)
-    goal = jnp.maximum(start * jnp.minimum(0.03, start), 16 * jnp.finfo(w.dtype).eps)  # unit columns: r to a few eps
+    eps = jnp.finfo(w.dtype).eps
+    goal = jnp.maximum(start * jnp.minimum(0.03, start), 2 * eps)  # unit columns: r is known to a few eps
+
+    def cond(c: tuple) -> Array:
+        _, _, i, now, before = c
+        return (now > goal) & (i < 20) & ((now > 64 * eps) | (now < 0.5 * before))
 
     def body(c: tuple) -> tuple:
-        u, r, i, _ = c
+        u, r, i, now, _ = c
         u, r = lax.fori_loop(0, 4 * w.size, lambda j, c: coordinate(j % w.size, c), (u, r))
         u = polish(u)
         r = g + jnp.dot(H, u - w, precision=HIGHEST)
         u, r = lax.fori_loop(0, w.size, coordinate, (u, r))
-        return u, r, i + 1, residual(u, r)
+        return u, r, i + 1, residual(u, r), now
 
-    u = lax.while_loop(lambda c: (c[3] > goal) & (c[2] < 20), body, (w, g, 0, start))[0]
+    u = lax.while_loop(cond, body, (w, g, 0, start, jnp.full_like(start, jnp.inf)))[0]
     if problem.intercept:
         r = g[-k:] + jnp.dot(H[-k:], u - w, precision=HIGHEST)
         u = u.at[-k:].add(-_solve_intercept(H[-k:, -k:], r))
