@@ -159,9 +159,12 @@ class Ridge(Affine):
 
 def checked_penalty(alpha: Any) -> np.ndarray:
     try:
-        out = np.asarray(alpha, dtype=np.float64)
+        out = np.asarray(alpha)
     except (TypeError, ValueError) as error:
         raise InputError(f"alpha: found {alpha!r}, expected numbers >= 0") from error
+    if out.dtype.kind not in "iuf":
+        raise InputError(f"alpha: found {alpha!r}, expected numbers >= 0")
+    out = out.astype(np.float64)
     if out.ndim > 1 or out.size == 0 or not (np.isfinite(out) & (out >= 0)).all():
         raise InputError(f"alpha: found {alpha!r}, expected one finite number >= 0, or one per target")
     return out
