@@ -91,10 +91,11 @@ def run(entry: Entry) -> list[Row]:
 def table(entry: Entry, rows: list[Row]) -> str:
     """One entry as Markdown: a row per runner, and the verdict against the bar."""
     ours = next(r for r in rows if r.who == "corollary")
+    quality = entry.quality.replace("|", "\\|")
     lines = [
         f"### {entry.name}",
         "",
-        f"| who | median s | min to max s | first call s | peak MiB more | {entry.quality} | peer / ours |",
+        f"| who | median s | min to max s | first call s | peak MiB more | {quality} | peer / ours |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in rows:
