@@ -49,7 +49,7 @@ class Entry:
     bar: float | None = None  # the ratio peer / ours that the project asks for, against the best peer of equal quality
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
     repeats: int = 5
-    equal_within: float | None = None  # a peer's quality may exceed ours by this factor and still count as equal
+    against: str | None = None  # the peer that the bar names; the fastest where none is named
     note: str = ""
 
 
@@ -107,7 +107,8 @@ def table(entry: Entry, rows: list[Row]) -> str:
     lines += [f"| {who} | skipped: {why} | | | | | |" for who, why in entry.skipped.items()]
     peers = [r for r in rows if r is not ours]
     if entry.bar is not None and peers:
-        best = min(peers, key=lambda r: r.median)
+        named = [r for r in peers if r.who == entry.against] or peers
+        best = min(named, key=lambda r: r.median)
         reached = best.median / ours.median
         verdict = "met" if reached >= entry.bar else "NOT met"
         lines += [

@@ -59,7 +59,9 @@ def wide() -> Entry:
         },
         measure=lambda coef: relative_gap(X, y, alpha, coef),
         bar=1.0,
+        against="celer",
         repeats=3,
+        note="The gap asked for is 1e-6: celer and skglm stop short of it at these tolerances, skglm by a factor 8.",
     )
 
 

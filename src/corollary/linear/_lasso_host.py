@@ -7,6 +7,7 @@ reported in scikit-learn's units: the loss is 1/(2n) times the weighted sum of s
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 import scipy.sparse
 from jax.core import Tracer
+from threadpoolctl import threadpool_limits
 
 from corollary.core import precision, validation
 from corollary.core.certificate import Certificate
@@ -144,11 +146,18 @@ def fit(
         pens = [data.penalty(alpha, l1_ratio, k, positive) for alpha, l1_ratio in penalties]
         guesses = gram_guesses(problem, pens, tol) if isinstance(problem, Gram) and len(pens) > 1 else None
         fits.append([])
-        for i, pen in enumerate(pens):
-            if guesses is not None:
-                problem.w = guesses[i]
-            fits[k].append(_one(problem, data, k, pen, tol, max_steps))
+        with _blas_for(problem, data):
+            for i, pen in enumerate(pens):
+                if guesses is not None:
+                    problem.w = guesses[i]
+                fits[k].append(_one(problem, data, k, pen, tol, max_steps))
     return fits, note
+
+
+def _blas_for(problem: Quadratic, data: Data) -> contextlib.AbstractContextManager[Any]:
+    """One BLAS thread for working sets: their Cholesky factors are small, and idle BLAS threads spin beside XLA's."""
+    large = isinstance(problem, Columns) and math.prod(data.design.shape) > 2**20
+    return threadpool_limits(1, user_api="blas") if large else contextlib.nullcontext()
 
 
 def _one(problem: Quadratic, data: Data, k: int, pen: Penalty, tol: float, max_steps: int) -> Fitted:
