@@ -26,7 +26,6 @@ def ridge_cv() -> Entry:
         },
         measure=lambda model: abs(model.best_score_ - errors.best_score_) / abs(errors.best_score_) + 1e-16,
         bar=7.0,
-        equal_within=1e6,
     )
 
 

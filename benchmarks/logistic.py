@@ -14,7 +14,6 @@ from sklearn.linear_model import LogisticRegression as Peer
 from corollary.linear import LogisticRegression
 
 QUALITY = "objective (per row)"
-SAME = 1 + 1e-5
 
 
 def data(n, p, classes=2, seed=0, correlated=True):
@@ -55,7 +54,6 @@ def tall(correlated=True) -> Entry:
         },
         measure=objective(X, y),
         bar=2.0,
-        equal_within=SAME,
     )
 
 
@@ -70,7 +68,6 @@ def small() -> Entry:
         quality=QUALITY,
         runs={"corollary": lambda: LogisticRegression().fit(X, y), "scikit-learn lbfgs": lambda: peer(X, y)},
         measure=objective(X, y),
-        equal_within=SAME,
     )
 
 
@@ -85,7 +82,6 @@ def multinomial() -> Entry:
             "scikit-learn newton-cholesky": lambda: peer(X, y, solver="newton-cholesky"),
         },
         measure=objective(X, y),
-        equal_within=SAME,
     )
 
 
@@ -105,7 +101,6 @@ def l1_wide() -> Entry:
             ),
         },
         measure=objective(X, y, C, 1.0),
-        equal_within=SAME,
     )
 
 
@@ -119,7 +114,6 @@ def sparse() -> Entry:
         quality=QUALITY,
         runs={"corollary": lambda: LogisticRegression().fit(X, y), "scikit-learn lbfgs": lambda: peer(X, y)},
         measure=objective(X, y),
-        equal_within=SAME,
     )
 
 
