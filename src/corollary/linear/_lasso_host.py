@@ -276,7 +276,8 @@ def _least_squares(data: Data, k: int, tol: float, pen: Penalty) -> Fitted:
     size = float(np.linalg.norm(t) + s.max(initial=0.0) * np.linalg.norm(w))
     goal = tol * float(t @ t) + (64 * float(np.finfo(data.dtype).eps) * size) ** 2
     gap, res = Gap(reach**2 / 2, float(r @ r) / 2, 1.0, 0.0), Residual(float(r @ r), float(t @ r), block @ r)
-    outcome = Outcome(w, gap, res, 0.0, Status.CONVERGED, 0, [gap.gap])
+    status = Status.CONVERGED if gap.gap <= goal else Status.PRECISION
+    outcome = Outcome(w, gap, res, 0.0, status, 0, [gap.gap])
     unit, root = data.unit(k), float(data.scale[k]) / math.sqrt(data.n)
     intercept = data.intercept(coef, k)
     return Fitted(coef, intercept, outcome, gap.gap * unit, goal * unit, reach * root, math.sqrt(2 * goal) * root)
