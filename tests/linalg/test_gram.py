@@ -8,7 +8,7 @@ import scipy.sparse
 
 from corollary.core.errors import InputError
 from corollary.linalg import gram
-from corollary.linalg._gram import BLOCK_ROWS
+from corollary.linalg.dense._gram import BLOCK_ROWS
 
 RNG = np.random.default_rng(0)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -261,8 +261,9 @@ def dtype(a: lx.AbstractLinearOperator) -> Any:
 def matmat(a: lx.AbstractLinearOperator, block: Inexact[Array, "n k"]) -> Inexact[Array, "m k"]:
     """A V for a block of k vectors: one GEMM where A is dense, one sparse product where it is sparse.
 
-    Any other operator (`Function`, ``lineax.JacobianLinearOperator``) is vmapped over its `mv`: a Jacobian is then
-    linearised once and pushed forward k times.
+    An operator with a product of its own for blocks brings it as a method ``mm``. Any other (`Function`,
+    ``lineax.JacobianLinearOperator``) is vmapped over its `mv`: a Jacobian is then linearised once and pushed forward k
+    times.
     """
     match a:
         case lx.MatrixLinearOperator():
@@ -274,6 +275,8 @@ def matmat(a: lx.AbstractLinearOperator, block: Inexact[Array, "n k"]) -> Inexac
             if a.side == "right":
                 return inner - (a.mean @ block)[None, :]
             return inner - jnp.outer(a.mean, jnp.sum(block, axis=0))
+        case _ if hasattr(a, "mm"):
+            return a.mm(block)  # type: ignore[attr-defined]
         case _:
             return jax.vmap(a.mv, in_axes=1, out_axes=1)(block)
 
@@ -341,23 +344,52 @@ def _swapped(operator: Any, **pairs: str) -> Any:
     return other
 
 
-def _untagged(_: lx.AbstractLinearOperator) -> bool:
-    return False
+C = TypeVar("C", bound=type[lx.AbstractLinearOperator])
+QUERIES: tuple[Any, ...] = (
+    lx.is_symmetric,
+    lx.is_diagonal,
+    lx.is_tridiagonal,
+    lx.has_unit_diagonal,
+    lx.is_lower_triangular,
+    lx.is_upper_triangular,
+    lx.is_positive_semidefinite,
+    lx.is_negative_semidefinite,
+)
+
+
+def register(cls: C, **truths: Any) -> C:
+    """Tell `lineax` what it asks of an operator class: once for each class, beneath it (or as a bare decorator).
+
+    Parameters
+    ----------
+    cls
+        The class; its operators count as their own linearisation, and materialise by `as_matrix`.
+    truths
+        By name of a query (``is_symmetric``, ``is_positive_semidefinite``, ...): True, or a function of the operator;
+        what is left out is False. ``diagonal``, ``conj``: functions of the operator; left out, the diagonal is read off
+        the dense matrix, and the conjugate is the operator itself, which is right for real entries only.
+
+    Examples
+    --------
+    >>> class Twice(Function): ...
+    >>> _ = register(Twice, is_symmetric=True, is_diagonal=lambda operator: operator.n == 1)
+    >>> twice = Twice(lambda x: 2 * x, 3)
+    >>> lx.is_symmetric(twice), lx.is_diagonal(twice), lx.is_positive_semidefinite(twice)
+    (True, False, False)
+    """
+    diagonal = truths.pop("diagonal", lambda operator: jnp.diag(operator.as_matrix()))
+    conj = truths.pop("conj", lambda operator: operator)
+    for query in QUERIES:
+        truth = truths.pop(query.__name__, False)
+        query.register(cls, truth if callable(truth) else lambda _, truth=truth: truth)
+    if truths:
+        raise InputError(f"truths: found {', '.join(truths)}, expected names of lineax's queries")
+    lx.linearise.register(cls, lambda operator: operator)
+    lx.materialise.register(cls, lambda operator: lx.MatrixLinearOperator(operator.as_matrix()))
+    lx.diagonal.register(cls, diagonal)
+    lx.conj.register(cls, conj)
+    return cls
 
 
 for _class in (Sparse, Function, Centred):
-    for _query in (
-        lx.is_symmetric,
-        lx.is_diagonal,
-        lx.is_tridiagonal,
-        lx.has_unit_diagonal,
-        lx.is_lower_triangular,
-        lx.is_upper_triangular,
-        lx.is_positive_semidefinite,
-        lx.is_negative_semidefinite,
-    ):
-        _query.register(_class, _untagged)
-    lx.linearise.register(_class, lambda operator: operator)
-    lx.materialise.register(_class, lambda operator: lx.MatrixLinearOperator(operator.as_matrix()))
-    lx.diagonal.register(_class, lambda operator: jnp.diag(operator.as_matrix()))
-    lx.conj.register(_class, lambda operator: operator)  # real entries throughout
+    register(_class)

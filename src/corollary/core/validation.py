@@ -94,6 +94,32 @@ def vector_or_matrix(name: str, value: Any, *, empty: bool = False, host: bool =
     return _array(name, value, (1, 2), empty, host)
 
 
+def tensor(
+    name: str, value: Any, *, low: int = 1, complex: bool = False, missing: bool = False, host: bool = False
+) -> Any:
+    """A finite floating array of at least `low` modes; NaN passes where it marks a ``missing`` entry."""
+    if not isinstance(value, jax.Array):
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise InputError(f"{name}: found a ragged sequence, expected an array of numbers") from error
+    if value.ndim < low:
+        raise InputError(f"{name}: found an array of shape {value.shape}, expected at least {low} modes")
+    kinds = "buifc" if complex else "buif"
+    if value.dtype.kind not in kinds and value.dtype != jax.numpy.bfloat16:
+        expected = "real or complex numbers" if complex else "real numbers"
+        raise InputError(f"{name}: found dtype {value.dtype}, expected {expected}")
+    if 0 in value.shape:
+        raise InputError(f"{name}: found an empty array of shape {value.shape}, expected at least one entry")
+    if not isinstance(value, Tracer) and value.dtype.kind in "fc":
+        fine = not np.isinf(np.asarray(value)).any() if missing else _finite(value)
+        if not fine:
+            raise InputError(f"{name}: found {'' if missing else 'NaN or '}infinity, expected finite numbers")
+    if host and isinstance(value, np.ndarray):
+        return value if value.dtype.kind == "c" or value.dtype in (np.float32, np.float64) else value.astype(np.float64)
+    return as_float(value)
+
+
 def same_length(name_a: str, a: Any, name_b: str, b: Any) -> None:
     """Refuse two arrays whose first axes differ."""
     if a.shape[0] != b.shape[0]:
@@ -115,14 +141,23 @@ def _array(name: str, value: Any, ranks: tuple[int, ...], empty: bool, host: boo
         raise InputError(f"{name}: found an array of shape {value.shape}, expected {expected}")
     if not empty and 0 in value.shape:
         raise InputError(f"{name}: found an empty array of shape {value.shape}, expected at least one entry")
-    if not isinstance(value, Tracer) and value.dtype.kind == "f" and not _finite(np.asarray(value)):
+    if not isinstance(value, Tracer) and value.dtype.kind == "f" and not _finite(value):
         raise InputError(f"{name}: found NaN or infinity, expected finite numbers")
     if host and isinstance(value, np.ndarray):
         return value if value.dtype in (np.float32, np.float64) else value.astype(np.float64)
     return as_float(value)
 
 
-def _finite(value: np.ndarray) -> bool:
+def _finite(value: Any) -> bool:
+    if isinstance(value, jax.Array) and (len(value.devices()) > 1 or {d.platform for d in value.devices()} != {"cpu"}):
+        return bool(_finite_there(value))
     # One pass without a temporary: the sum is finite unless an entry is not (or it overflowed: then look closely).
+    value = np.asarray(value)
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(value.sum())) or bool(np.isfinite(value).all())
+
+
+@jax.jit
+def _finite_there(value: jax.Array) -> jax.Array:
+    """Where the entries lie: a copy to the host would cost more than what comes after."""
+    return jax.numpy.isfinite(value).all()

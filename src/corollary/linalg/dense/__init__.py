@@ -1,0 +1,1 @@
+"""Dense matrices: Gram matrices, conditioning, refinement, orthogonalisation, subspaces, structure."""

@@ -1,0 +1,1 @@
+"""Eigenvalues: power-like iterations, Krylov methods for a few pairs, their certificates."""

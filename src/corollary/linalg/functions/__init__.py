@@ -1,0 +1,1 @@
+"""Functions of matrices and their action on vectors."""

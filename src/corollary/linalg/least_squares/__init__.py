@@ -1,0 +1,1 @@
+"""Least squares: direct, iterative, sketched and regularised."""

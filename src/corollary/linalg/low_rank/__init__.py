@@ -1,0 +1,1 @@
+"""Low rank: SVD, range finders, CUR, interpolative and Nyström approximations, pivoted factorisations."""

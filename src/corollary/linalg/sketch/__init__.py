@@ -1,0 +1,1 @@
+"""Sketches: random embeddings, sampling and streams."""

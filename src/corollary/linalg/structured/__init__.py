@@ -1,0 +1,1 @@
+"""Structured operators: circulant, Toeplitz, Kronecker, butterfly, permutations, low-rank updates."""

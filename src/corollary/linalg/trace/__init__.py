@@ -1,0 +1,1 @@
+"""Traces, diagonals and spectral densities of operators by probing."""
