@@ -38,3 +38,10 @@ def x64():
     """A test that computes in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _bounded_memory():
+    """Drop a module's compiled programs when it is done: a worker that kept them all would end at many gigabytes."""
+    yield
+    jax.clear_caches()

@@ -211,9 +211,9 @@ def _restarted(
     at, products, wanted, eps = 0, 0, k, float(np.finfo(dtype).eps)
     for cycle in range(1, limit + 1):
         for j in range(at, m):
-            w = product(V[:, j : j + 1])
+            w = product(V[:, j : j + 1])[:, 0]  # a vector: GEMV, where a column would go through GEMM
             w, H[: j + 1, j], H[j + 1, j] = _against(xp, w, V[:, : j + 1], j, eps)
-            V = _put(xp, V, w, j + 1)
+            V = _put(xp, V, w[:, None], j + 1)
         products += m - at
         theta, Y = np.linalg.eig(H[:m])
         metric = ORDERS[which](theta)
@@ -260,13 +260,19 @@ def _whole_pairs(theta: np.ndarray, order: np.ndarray, k: int) -> int:
 
 
 def _against(xp: Any, w: Any, V: Any, turns: int, eps: float) -> tuple[Any, Any, float]:
-    """w = V h + β q, in two passes; where nothing is left q is random and β zero."""
+    """w = V h + β q, in one pass, or two where that left less than 0.7 (Daniel, Gragg, Kaufman & Stewart, 1976).
+
+    Where nothing is left q is random and β zero.
+    """
+    whole = float(xp.linalg.norm(w))
     h = V.T @ w
     w = w - V @ h
-    again = V.T @ w
-    w = w - V @ again
-    h = np.asarray(h + again)[:, 0]
     beta = float(xp.linalg.norm(w))
+    if beta < 0.7 * whole:
+        again = V.T @ w
+        w, h = w - V @ again, h + again
+        beta = float(xp.linalg.norm(w))
+    h = np.asarray(h)
     if beta <= 10 * eps * float(np.linalg.norm(h)):
         w = xp.asarray(np.random.default_rng(turns).standard_normal(w.shape).astype(w.dtype))
         for _ in range(2):

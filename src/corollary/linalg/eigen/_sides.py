@@ -156,8 +156,9 @@ def _orthogonalised(xp: Any, W: Any, V: Any, spare: Any, turns: Any) -> tuple[An
 
     Normalising between the two passes is what makes the second enough.
     """
-    h = V.T @ W
-    W = W - V @ h
+    across, along = _products(xp, V, W.shape[1])
+    h = across(W)
+    W = W - along(h)
     left, whole = (xp.sqrt(xp.sum(xp.square(x), axis=0)) for x in (W, h))
     lost = left <= 10 * float(np.finfo(V.dtype).eps) * whole
     # Deflated at once: else what V holds of the spare vectors would only be removed to the rounding of one pass.
@@ -165,9 +166,16 @@ def _orthogonalised(xp: Any, W: Any, V: Any, spare: Any, turns: Any) -> tuple[An
     W = _where_any(xp, lost, fresh, W)
     W, R = xp.linalg.qr(W)
     R = xp.where(lost, 0, R)
-    again = V.T @ W
-    W, turn = xp.linalg.qr(W - V @ again)
+    again = across(W)
+    W, turn = xp.linalg.qr(W - along(again))
     return W, h + again @ R, turn @ R
+
+
+def _products(xp: Any, V: Any, b: int) -> tuple[Any, Any]:
+    """VᵀW and V h; a single column as a vector, as GEMV is faster than GEMM with one column."""
+    if b > 1:
+        return lambda W: V.T @ W, lambda h: V @ h
+    return lambda W: (V.T @ W[:, 0])[:, None], lambda h: (V @ h[:, 0])[:, None]
 
 
 def _where_any(xp: Any, lost: Any, fresh: Any, W: Any) -> Any:

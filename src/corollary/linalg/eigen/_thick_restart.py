@@ -18,10 +18,11 @@ import numpy as np
 from corollary.linalg.eigen._chebyshev import Filter, apply_filter, designed, identity
 
 GAIN = 100.0  # by which a filter lifts the last wanted eigenvalue over the unwanted ones
-KEEP = 0.5
-CHANGE = 2.5
+KEEP = 0.5  # of the room beside the wanted vectors is filled with further Ritz vectors
+CHANGE = 2.5  # times the degree makes a new filter worth a new Krylov space
 PLAIN, TRIAL = 4, 20  # cycles before another filter is considered
 LOOSE = 3e3  # estimates may be that far off: below, the residuals are measured
+AHEAD = 0.3  # of the tolerance, before the last look
 THICK, FRESH, VERIFY, DONE = 0, 1, 2, 3
 
 
@@ -155,14 +156,24 @@ def _settle(side: Any, plan: Plan, s: State, tol: Any) -> State:
     xp, k = side.xp, plan.k
     X, image, values = rayleigh_ritz(side, s.V[:, : plan.p], k, plan.both)
     residuals = column_norms(xp, image - X * values)
-    good = xp.max(residuals) <= tol
+    worst = xp.max(residuals)
+    # A little more at first: the last look may cost the pairs some of it, as their own residuals are not in its basis.
+    good = worst <= (xp.where(s.phase == VERIFY, 1, AHEAD) * tol if plan.verify else tol)
     same = xp.max(xp.abs(values - s.values)) <= 4 * tol
     finished = good & ((s.phase == VERIFY) & same) if plan.verify else good
-    phase = xp.where(finished, DONE, xp.where(good, VERIFY if plan.verify else DONE, THICK)).astype(xp.int32)
-    worst = xp.max(residuals)
-    strictness = xp.where(good, s.strictness, xp.clip(s.strictness * tol / xp.where(worst > 0, worst, 1), 1, LOOSE / 2))
+    # Where the estimates promise what is not there, the basis has lost its relation: begin anew from the Ritz vectors.
+    otherwise = xp.where(s.strictness <= 1, FRESH, THICK)
+    phase = xp.where(finished, DONE, xp.where(good, VERIFY if plan.verify else DONE, otherwise)).astype(xp.int32)
+    eased = xp.clip(s.strictness * tol / xp.where(worst > 0, worst, 1), 1, LOOSE / 2)
+    strictness = xp.where(good | (phase == FRESH), LOOSE, eased).astype(s.T.dtype)
+    locked = xp.where(phase == FRESH, 0, s.locked).astype(xp.int32)
     return s._replace(
-        values=values, residuals=residuals, phase=phase, products=s.products + plan.p, strictness=strictness
+        values=values,
+        residuals=residuals,
+        phase=phase,
+        locked=locked,
+        products=s.products + plan.p,
+        strictness=strictness,
     )
 
 

@@ -94,9 +94,10 @@ def krylov_function(A: Any, v: Any, f: Any, *, steps: int = 30, symmetric: bool 
         function: Any = GENERAL.get(f) if isinstance(f, str) else f
         if not callable(function):
             raise InputError(f"f: found {f!r}, expected a function of matrices or one of {', '.join(GENERAL)}")
-        run: Any = _process(op, v, steps, arnoldi_process)
+        of: Any = function
+        run = _process(op, v, steps, arnoldi_process)
         H, Q, norm, invariant = run.H, run.Q[:, :steps], run.norm, run.invariant
-        columns = [function(_leading(H[:steps], d))[:, 0] for d in (steps, steps - 1, steps - 2)]
+        columns = [of(_leading(H[:steps], d))[:, 0] for d in (steps, steps - 1, steps - 2)]
     value = norm * (Q @ columns[0])
     error = jax.lax.stop_gradient(norm * _extrapolated(columns))
     size = jax.lax.stop_gradient(jnp.linalg.norm(value))
