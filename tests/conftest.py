@@ -1,15 +1,9 @@
 """Every test runs against jaxtyping + beartype and strict dtype promotion; the compile cache is on."""
 
-import importlib.metadata
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Most of the suite's time is compilation of small programs: without LLVM's passes it halves. Flags are per version.
-FLAGS = "--xla_backend_optimization_level=0"
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-    FLAGS += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", FLAGS)
 
 from jaxtyping import install_import_hook
 
