@@ -108,6 +108,9 @@ def slq(
     The gradient with respect to A is unbiased for that of tr f(A), i.e. f'(A), up to the quadrature; parameters that f
     closes over get theirs too.
 
+    For many keys on a CPU take ``jax.lax.map`` rather than ``vmap``: large batches of eigendecompositions beside
+    products have been seen to block XLA's threads for good on two cores (JAX 0.10).
+
     Examples
     --------
     >>> import jax, numpy as np
