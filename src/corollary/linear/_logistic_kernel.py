@@ -380,9 +380,9 @@ def minimise(problem: Problem, W0: Float[Array, "p k"], tol: Array, max_steps: A
         spread = jnp.max(jnp.abs(Zd)) if Y.shape[1] == 1 else jnp.max(jnp.max(Zd, axis=1) - jnp.min(Zd, axis=1))
         terms = (problem.l1, problem.l2, problem.free, c.F, jnp.vdot(d, Hd))
         gap = duality_gap(c.W, -(g + Hd), *terms, misfit(c.Z, Y, s) if method == "cd" else None)
-        dual = jnp.maximum(c.dual, jnp.where((spread <= 1) & (gap >= 0), c.F - gap, -jnp.inf))
-
         slack = rounding_of(c.W, c.Z, Q, Y, s, c.F, problem.l1)
+        sound = (spread <= 1) & (gap >= -slack)  # rounding alone may take a gap of zero below it
+        dual = jnp.maximum(c.dual, jnp.where(sound, c.F - jnp.maximum(gap, 0), -jnp.inf))
         descent = jnp.vdot(g, d) + problem.penalty(c.W + d) - problem.penalty(c.W)
 
         def too_long(search: tuple[Array, Array]) -> Array:
