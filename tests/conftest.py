@@ -1,9 +1,24 @@
 """Every test runs against jaxtyping + beartype and strict dtype promotion; the compile cache is on."""
 
+import importlib.metadata
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# Tests compile far more than they compute: XLA's optimisations cost more than they save here. The docs and the README's
+# commands run with them. The flag's name is this release's own, and XLA ends the process over one it does not know.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+
+# One core a worker, before any library counts them: pools of threads of several workers that share the cores spend their
+# time waiting for each other, up to thirty times the work itself where a compiled loop has many small steps.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+if WORKER and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(WORKER.removeprefix("gw")) % len(cores)]})
+    os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
 from jaxtyping import install_import_hook
 

@@ -214,3 +214,12 @@ def test_hard_threshold_beats_every_support(dtype):
 def test_bad_input(call, says):
     with pytest.raises(InputError, match=says):
         call()
+
+
+@pytest.mark.covers("moreau-decomposition")
+def test_fenchel_equality_certifies_at_zero(dtype):
+    """At v = 0 the rounding is that of p, which a simplex keeps away from zero."""
+    from corollary.optim.penalties import Simplex
+
+    for n in range(1, 12):
+        assert bool(moreau_decomposition(Simplex(radius=1.5), np.zeros(n, dtype), 0.6).holds)

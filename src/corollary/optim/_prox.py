@@ -118,7 +118,8 @@ def moreau_decomposition(penalty: Penalty, v: Any, step: Any = 1.0) -> Solution:
         return Solution((p, d), {} if found is None else {"inclusion": found})
     value, product = penalty.value(p), optax.tree.vdot(p, d)
     size = sum(leaf.size for leaf in jax.tree.leaves(v))
-    scale = norm(v) * norm(optax.tree.scale(1 / step, v)) + jnp.where(jnp.isfinite(value), jnp.abs(value), 0)
+    lengths = norm(v) + norm(p)  # p alone has a length where v = 0 lies outside the domain of h
+    scale = lengths * (lengths / step) + jnp.where(jnp.isfinite(value), jnp.abs(value), 0)
     # Rounding may leave d a hair outside the domain of h*: bring it in, and charge the way it had to go.
     fit = penalty.dual_scaling(d)
     fit = like(1.0, v) if fit is None else jnp.where(jnp.isfinite(conjugate), 1.0, fit)
