@@ -37,6 +37,11 @@ calls = {
     "ridge": lambda A, b: linear.ridge(A, b, 3.0).value.coef,
     "minimize": lasso,
     "randomized_svd": lambda A, b: linalg.randomized_svd(A, 3, power_iterations=2, key=key).value[1],
+    "sketched": lambda A, b: linalg.lstsq(A, b, solver="sketch", key=key).value,
+    "pivoted_qr": lambda A, b: jnp.abs(linalg.pivoted_qr(A).value.R),
+    "eigsh": lambda A, b: linalg.eigsh(A.T @ A, 3).value[0],
+    "slq": lambda A, b: linalg.slq(A.T @ A, "log", key=key).value,
+    "trace": lambda A, b: linalg.xtrace(A.T @ A, key=key).value,
 }
 report = {"devices": len(jax.devices())}
 for name, call in calls.items():
