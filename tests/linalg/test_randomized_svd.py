@@ -388,3 +388,18 @@ def test_bad_input(A, settings, match):
     if settings.get("power_iterations") != "many":
         with pytest.raises(InputError, match=match):
             range_finder(A, key=KEY, **settings)
+
+
+@pytest.mark.covers("randomized-svd")
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_program_for_accelerators_gives_the_same(x64, wide):
+    """Where arrays lie on an accelerator one compiled program of fixed steps is tried first."""
+    from corollary.linalg.low_rank._randomized_svd import _compiled
+
+    rng = np.random.default_rng(0)
+    A = jnp.asarray(rng.standard_normal((60, 30)) @ np.diag(0.7 ** np.arange(30.0)))
+    A = A.T if wide else A
+    found = _compiled(A, 4, 4, jnp.asarray(1e-3), jax.random.key(0))
+    assert bool(found.converged)
+    assert bool(found.holds)
+    np.testing.assert_allclose(found.value[1], np.linalg.svd(A, compute_uv=False)[:4], rtol=1e-3)

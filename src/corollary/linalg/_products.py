@@ -36,6 +36,7 @@ class Products(NamedTuple):
     adjoint: Callable[[Any], Any]
     traced: bool
     in_jax: bool
+    on_accelerator: bool = False  # every dispatch costs as much as a small product
 
     @property
     def T(self) -> Products:
@@ -80,7 +81,8 @@ def products(A: Any, key: Any = None, name: str = "A", look: bool = True) -> Pro
         return Products(np, shape, np.dtype(dtype), *pair, False, in_jax)
     op = operator.as_operator(A)
     apply, adjoint = lambda V: operator.matmat(op, V), lambda U: operator.rmatmat(op, U)
-    return Products(jnp, operator.shape(op), np.dtype(operator.dtype(op)), apply, adjoint, traced, True)
+    remote = not traced and any(isinstance(x, jax.Array) and not _on_host(x) for x in jax.tree.leaves(op))
+    return Products(jnp, operator.shape(op), np.dtype(operator.dtype(op)), apply, adjoint, traced, True, remote)
 
 
 def _checked(name: str, A: Any, look: bool) -> Any:

@@ -28,7 +28,7 @@ LANES = 8  # BLAS multiplies by 32 columns in the time of 25
 
 
 def block_krylov(
-    P: Products, k: int, oversampling: int, accuracy: float, max_steps: int, key: Key[Array, ""]
+    P: Products, k: int, oversampling: int, accuracy: Any, max_steps: int, key: Key[Array, ""]
 ) -> Solution:
     """k triplets of a matrix that is at least as tall as wide, with an error estimate from probes it has not seen."""
     xp, n = P.xp, P.shape[1]
@@ -68,7 +68,7 @@ def block_krylov(
     return Solution((U, s * scale, Vt), certificates, status=status, steps=len(space.images), stats=stats)
 
 
-def _grow(space: _Space, accuracy: float, max_steps: int) -> None:
+def _grow(space: _Space, accuracy: Any, max_steps: int) -> None:
     """Half steps until the values have settled, the space is full, or the steps are used up."""
     while space.filled < space.n and len(space.images) < max_steps:
         space.pull()
@@ -131,7 +131,7 @@ class _Space:
         C = self.left_factor()[1]
         return self.P.xp.linalg.eigvalsh(C.T @ C)[::-1][: self.k]
 
-    def settled(self, values: Values, accuracy: float) -> bool:
+    def settled(self, values: Values, accuracy: Any) -> bool:
         """Extrapolate the error from the rises of the (squared) values, as a geometric series.
 
         A look from the left and one from the right gain unlike amounts, so a rise is held against the last of its kind;
