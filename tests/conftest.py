@@ -12,8 +12,8 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
-# One core a worker, before any library counts them: pools of threads of several workers that share the cores spend their
-# time waiting for each other, up to thirty times the work itself where a compiled loop has many small steps.
+# One core a worker, before any library counts them: pools of threads of several workers that share the cores spend
+# their time waiting for each other, up to thirty times the work itself where a compiled loop has many small steps.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 if WORKER and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sklearn.base import BaseEstimator
 
-from corollary import factor, linear
+from corollary import factor, linalg, linear
 
 
 def estimators() -> list[BaseEstimator]:
@@ -12,6 +12,9 @@ def estimators() -> list[BaseEstimator]:
     return [
         factor.PCA(),
         factor.TruncatedSVD(1),
+        linalg.tensor.CPDecomposition(1, n_init=1),
+        linalg.tensor.TensorTrainDecomposition(1),
+        linalg.tensor.TuckerDecomposition(1),
         linear.ElasticNet(alpha=0.1),
         linear.ElasticNetCV(l1_ratio=[0.5, 0.9], n_alphas=5, cv=3),
         linear.Lasso(alpha=0.1),

@@ -175,7 +175,9 @@ ENTRIES: dict[str, Entry] = {
     "rayleigh_quotient_iteration": Entry("symmetric", linalg.rayleigh_quotient_iteration, pairs_truth),
     "deflation": Entry("symmetric", lambda A: linalg.deflation(A, min(3, len(A))), pairs_truth, SLOW),
     "eigsh": Entry("symmetric", lambda A: linalg.eigsh(A, min(3, len(A))), pairs_truth),
-    "eigsh, blocks from both ends": Entry("symmetric", lambda A: linalg.eigsh(A, min(3, len(A)), block=2, which="LM"), pairs_truth),
+    "eigsh, blocks from both ends": Entry(
+        "symmetric", lambda A: linalg.eigsh(A, min(3, len(A)), block=2, which="LM"), pairs_truth
+    ),
     "qr_algorithm": Entry("square", linalg.qr_algorithm, schur_truth),
     "rank_one_approximation": Entry(
         "tall", linalg.rank_one_approximation, rank_one_truth, frozenset({"grcar", "clustered values"})

@@ -23,7 +23,7 @@ import safetensors.numpy
 from corollary.core.errors import ModelFileError
 
 FORMAT, SCHEMA = "corollary-model", 1
-ROOMS = ("factor", "linear")
+ROOMS = ("factor", "linalg.tensor", "linear")
 FOREIGN = {
     "sklearn.compose": ("ColumnTransformer", "TransformedTargetRegressor"),
     "sklearn.impute": ("SimpleImputer",),

@@ -153,3 +153,20 @@ def test_normalised_cp_is_the_same_tensor(dtype):
 def test_refusals(call, says):
     with pytest.raises(InputError, match=says):
         call()
+
+
+@pytest.mark.covers("khatri-rao")
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_normalised_terms_are_the_same_tensor(x64, xp):
+    rng = np.random.default_rng(0)
+    for imaginary in (0.0, 1j):
+        parts = [rng.standard_normal(s) + imaginary * rng.standard_normal(s) for s in ((3,), (4, 3), (2, 3), (5, 3))]
+        weights, *factors = (xp.asarray(p) for p in parts)
+        form = CP(weights, tuple(factors))
+        unit = form.normalised()
+        np.testing.assert_allclose(unit.to_dense(), form.to_dense(), atol=1e-14)
+        assert np.all(np.diff(unit.weights.real) <= 0)
+        assert np.all(unit.weights.imag == 0)
+        assert np.all(unit.weights.real > 0)
+        for factor in unit.factors:
+            np.testing.assert_allclose(np.linalg.norm(factor, axis=0), 1, rtol=1e-14)

@@ -21,6 +21,7 @@ from corollary.core import validation
 from corollary.core.errors import InputError
 from corollary.core.precision import common_float
 from corollary.linalg.tensor._basics import apply_modes, checked_factors
+from corollary.linalg.tensor._tt_cores import checked_cores, multiplied, scaled, summed
 
 
 class CP(eqx.Module):
@@ -99,10 +100,11 @@ class CP(eqx.Module):
         xp = _module(self.weights)
         norms = [xp.linalg.norm(f, axis=0) for f in self.factors]
         safe = [xp.where(n > 0, n, xp.ones_like(n)) for n in norms]
-        size = functools.reduce(lambda a, b: a * b, norms) * abs(self.weights)
-        phase = xp.where(abs(self.weights) > 0, self.weights / xp.where(self.weights == 0, 1, abs(self.weights)), 1)
+        weights, sizes = self.weights, abs(self.weights)
+        size = functools.reduce(lambda a, b: a * b, norms) * sizes
+        phase = xp.where(sizes > 0, weights / xp.where(sizes > 0, sizes, 1).astype(weights.dtype), 1)
         order = xp.argsort(-size)
-        factors = [f / n for f, n in zip(self.factors, safe, strict=True)]
+        factors = [f / n.astype(f.dtype) for f, n in zip(self.factors, safe, strict=True)]
         factors[0] = factors[0] * phase.astype(factors[0].dtype)
         return CP(size[order].astype(self.weights.dtype), tuple(f[:, order] for f in factors))
 
@@ -183,6 +185,9 @@ class AbstractChain(eqx.Module):
 class TensorTrain(AbstractChain):
     """A chain of cores: T[i_0, …] = G_0[:, i_0, :] G_1[:, i_1, :] …, the first and last rank being one.
 
+    `+` and `-` add ranks, `*` multiplies them (the entrywise product) or scales by a number; `tt_round` brings them
+    down again.
+
     Parameters
     ----------
     cores
@@ -194,9 +199,41 @@ class TensorTrain(AbstractChain):
     >>> t = TensorTrain((np.array([[[1.0], [2.0]]]), np.array([[[1.0], [3.0]]])))
     >>> t.to_dense().tolist(), t.rank
     ([[1.0, 3.0], [2.0, 6.0]], (1, 1, 1))
+    >>> (2 * t - t * t).to_dense().tolist()
+    [[1.0, -3.0], [0.0, -24.0]]
     """
 
     cores: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, cores: Sequence[Any]) -> TensorTrain:
+        """From cores, checked: finite, ranks that fit, one at both ends."""
+        return cls(checked_cores("cores", cores))
+
+    def __add__(self, other: TensorTrain) -> TensorTrain:
+        """The sum; ranks add."""
+        return TensorTrain(summed(self.cores, self._like(other)))
+
+    def __sub__(self, other: TensorTrain) -> TensorTrain:
+        """The difference; ranks add."""
+        return TensorTrain(summed(self.cores, self._like(other), -1))
+
+    def __mul__(self, other: Any) -> TensorTrain:
+        """The entrywise (Hadamard) product, whose ranks multiply; or a number times the train."""
+        if isinstance(other, TensorTrain):
+            return TensorTrain(multiplied(self.cores, self._like(other)))
+        return TensorTrain(scaled(self.cores, other))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> TensorTrain:
+        """Minus the train."""
+        return TensorTrain(scaled(self.cores, -1))
+
+    def _like(self, other: TensorTrain) -> tuple[Any, ...]:
+        if self.shape != other.shape:
+            raise InputError(f"other: found a train of modes {other.shape}, expected {self.shape}")
+        return other.cores
 
     def to_dense(self) -> Any:
         """The full tensor; ask for it only where it fits."""

@@ -1,0 +1,87 @@
+"""What the tensor-train methods share below the formats: sums and products core by core, and checks."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from corollary.core import validation
+from corollary.core.errors import InputError
+from corollary.linalg._rows import one_thread
+
+Cores = tuple[Any, ...]
+SMALL = 256
+
+
+def on_host(array: Any) -> bool:
+    """Whether an array lies in host memory, where LAPACK works on it without a copy."""
+    if isinstance(array, Tracer):
+        return False
+    return not isinstance(array, jax.Array) or [d.platform for d in array.devices()] == ["cpu"]
+
+
+def small_blas(size: int) -> contextlib.AbstractContextManager[Any]:
+    """BLAS on one thread for factorisations of matrices of that order: sharing them out costs more than it brings."""
+    return one_thread() if size <= SMALL else contextlib.nullcontext()
+
+
+def module(*arrays: Any) -> Any:
+    """NumPy where all arrays are NumPy's, else JAX."""
+    return np if all(isinstance(a, np.ndarray | np.generic) for a in arrays) else jnp
+
+
+def summed(a: Sequence[Any], b: Sequence[Any], sign: Any = 1) -> Cores:
+    """Cores of a + sign·b: block-diagonal, so that ranks add."""
+    xp = module(*a, *b)
+    if len(a) == 1:
+        return (a[0] + sign * b[0],)
+    cores = []
+    for k, (x, y) in enumerate(zip(a, b, strict=True)):
+        if k == 0:
+            cores.append(xp.concatenate([x, y * sign], axis=2))
+        elif k == len(a) - 1:
+            cores.append(xp.concatenate([x, y], axis=0))
+        else:
+            above = xp.concatenate([x, xp.zeros((x.shape[0], x.shape[1], y.shape[2]), x.dtype)], axis=2)
+            below = xp.concatenate([xp.zeros((y.shape[0], y.shape[1], x.shape[2]), y.dtype), y], axis=2)
+            cores.append(xp.concatenate([above, below], axis=0))
+    return tuple(cores)
+
+
+def multiplied(a: Sequence[Any], b: Sequence[Any]) -> Cores:
+    """Cores of the entrywise product: Kronecker products of slices, so that ranks multiply."""
+    xp = module(*a, *b)
+    cores = []
+    for x, y in zip(a, b, strict=True):
+        product = xp.einsum("anb,cnd->acnbd", x, y)
+        cores.append(product.reshape(x.shape[0] * y.shape[0], x.shape[1], -1))
+    return tuple(cores)
+
+
+def scaled(cores: Sequence[Any], factor: Any) -> Cores:
+    """Cores of factor · train."""
+    first = cores[0]
+    if isinstance(factor, np.ndarray | np.generic | jax.Array) and factor.dtype.kind != "c":
+        factor = factor.astype(first.dtype)  # what the cores are in, the result is in
+    return (first * factor, *cores[1:])
+
+
+def checked_cores(name: str, cores: Any, modes: int = 3) -> Cores:
+    """A chain of finite floating cores whose ranks fit and are one at the ends, in one dtype; kept where they lie."""
+    if not isinstance(cores, Sequence) or not cores:
+        raise InputError(f"{name}: found {type(cores).__name__}, expected a sequence of at least one core")
+    checked = [validation.tensor(f"{name}[{k}]", c, complex=True, host=True) for k, c in enumerate(cores)]
+    shapes = [tuple(c.shape) for c in checked]
+    if any(len(s) != modes for s in shapes):
+        raise InputError(f"{name}: found shapes {shapes}, expected cores of {modes} modes")
+    if shapes[0][0] != 1 or shapes[-1][-1] != 1 or any(s[-1] != t[0] for s, t in itertools.pairwise(shapes)):
+        raise InputError(f"{name}: found shapes {shapes}, expected ranks that fit, with 1 at both ends")
+    dtype = np.result_type(*[c.dtype for c in checked])
+    return tuple(c.astype(dtype) for c in checked)
