@@ -162,7 +162,7 @@ def test_normalised_terms_are_the_same_tensor(x64, xp):
     for imaginary in (0.0, 1j):
         parts = [rng.standard_normal(s) + imaginary * rng.standard_normal(s) for s in ((3,), (4, 3), (2, 3), (5, 3))]
         weights, *factors = (xp.asarray(p) for p in parts)
-        form = CP(weights, tuple(factors))
+        form = tensor.CP(weights, tuple(factors))
         unit = form.normalised()
         np.testing.assert_allclose(unit.to_dense(), form.to_dense(), atol=1e-14)
         assert np.all(np.diff(unit.weights.real) <= 0)
