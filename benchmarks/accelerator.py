@@ -17,6 +17,7 @@ from harness import Entry, main
 
 from corollary import linalg
 from corollary.core import Sparse
+from corollary.linalg import tensor
 
 jax.config.update("jax_enable_x64", True)
 KEY = jax.random.key(0)
@@ -173,5 +174,63 @@ def eigsh() -> Entry:
     )
 
 
+def _planted(n: int, r: int) -> jax.Array:
+    """r random terms (n, n, n) with noise of a tenth of their norm."""
+    keys = jax.random.split(KEY, 4)
+    A, B, C = (jax.random.normal(k, (n, r)) for k in keys[:3])
+    X = jnp.einsum("ir,jr,kr->ijk", A, B, C)
+    E = jax.random.normal(keys[3], X.shape)
+    return X + 0.1 * E * (jnp.linalg.norm(X.ravel()) / jnp.linalg.norm(E.ravel()))
+
+
+def _dense(result: Any) -> jax.Array:
+    """The full tensor of our format, or of TensorLy's on PyTorch."""
+    if hasattr(result, "value"):
+        return result.value.to_dense()
+    return jnp.from_dlpack(result.to_tensor().contiguous())
+
+
+def _tensor(name: str, X: jax.Array, ours: Callable[[], Any], peer: Callable[[Any, Any], Any]) -> Entry:
+    runs = {"corollary": _ready(ours)}
+    if _has("torch") and _has("tensorly"):
+        import tensorly
+
+        tensorly.set_backend("pytorch")
+        (Xt,) = _torch(X)
+        runs["TensorLy on PyTorch"] = _waited(lambda: peer(tensorly, Xt))
+    size = jnp.linalg.norm(X.ravel())
+    return Entry(
+        name, runs, lambda result: float(jnp.linalg.norm((X - _dense(result)).ravel()) / size), "relative error"
+    )
+
+
+def cp() -> Entry:
+    X = _planted(200, 20)
+
+    def peer(tensorly: Any, Xt: Any) -> Any:
+        return tensorly.decomposition.parafac(Xt, 20, n_iter_max=50, init="random", random_state=0, tol=0)
+
+    return _tensor("CP 200³ float64, rank 20", X, lambda: tensor.cp_als(X, 20, key=KEY), peer)
+
+
+def tucker() -> Entry:
+    X = _planted(300, 30)
+
+    def peer(tensorly: Any, Xt: Any) -> Any:
+        return tensorly.decomposition.tucker(Xt, [30, 30, 30], init="svd")
+
+    return _tensor("Tucker 300³ to 30³ float64", X, lambda: tensor.tucker(X, 30), peer)
+
+
+def tensor_train() -> Entry:
+    axes = jnp.linspace(0, 1, 40)
+    X = 1 / (1 + sum(axes.reshape((-1,) + (1,) * k) for k in range(5)))  # 40⁵
+
+    def peer(tensorly: Any, Xt: Any) -> Any:
+        return tensorly.decomposition.tensor_train(Xt, [1, 4, 5, 5, 4, 1])
+
+    return _tensor("TT-SVD 40⁵ float64", X, lambda: tensor.tt_svd(X, tol=1e-4), peer)
+
+
 if __name__ == "__main__":
-    main("accelerator", [lstsq, randomized_svd, pivoted_qr, trace, eigsh])
+    main("accelerator", [lstsq, randomized_svd, pivoted_qr, trace, eigsh, cp, tucker, tensor_train])

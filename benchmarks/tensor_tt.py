@@ -105,6 +105,8 @@ def _cross(name: str, function: Callable[[np.ndarray], np.ndarray], d: int = 10,
     if _have("tntorch"):
         tntorch, torch = (importlib.import_module(name) for name in ("tntorch", "torch"))
 
+        torch.set_default_dtype(torch.float64)  # what it makes itself is single otherwise, and 1e-8 out of reach
+
         def by_tntorch() -> Callable[[np.ndarray], np.ndarray]:
             t, info = tntorch.cross(
                 function=lambda x: torch.from_numpy(function(x.numpy())),

@@ -1,5 +1,8 @@
 """Linear algebra: least squares, spectra, sketching and structured matrices, each answer with its certificate."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from corollary.linalg.dense._condition import condition_estimate, linear_system_error
 from corollary.linalg.dense._gram import gram
 from corollary.linalg.dense._gram_schmidt import gram_schmidt
@@ -242,3 +245,13 @@ __all__ = [
     "xnystrace",
     "xtrace",
 ]
+
+if TYPE_CHECKING:
+    from corollary.linalg import tensor as tensor
+
+
+def __getattr__(name: str) -> Any:
+    """`linalg.tensor` is imported when first touched: it brings scikit-learn along."""
+    if name == "tensor":
+        return importlib.import_module("corollary.linalg.tensor")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -164,11 +164,19 @@ def _orthogonalised(xp: Any, W: Any, V: Any, spare: Any, turns: Any) -> tuple[An
     # Deflated at once: else what V holds of the spare vectors would only be removed to the rounding of one pass.
     fresh = lambda: (lambda F: F - V @ (V.T @ F))(xp.roll(spare, turns, axis=0))  # noqa: E731
     W = _where_any(xp, lost, fresh, W)
-    W, R = xp.linalg.qr(W)
+    W, R = _orthonormal(xp, W)
     R = xp.where(lost, 0, R)
     again = across(W)
-    W, turn = xp.linalg.qr(W - along(again))
+    W, turn = _orthonormal(xp, W - along(again))
     return W, h + again @ R, turn @ R
+
+
+def _orthonormal(xp: Any, W: Any) -> tuple[Any, Any]:
+    """W = Q R; a single column is divided by its length, a tenth of the passes of a QR."""
+    if W.shape[1] > 1:
+        return xp.linalg.qr(W)
+    length = xp.sqrt(W[:, 0] @ W[:, 0])
+    return W / xp.where(length > 0, length, 1), length[None, None]
 
 
 def _products(xp: Any, V: Any, b: int) -> tuple[Any, Any]:
