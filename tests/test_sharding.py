@@ -42,6 +42,9 @@ calls = {
     "eigsh": lambda A, b: linalg.eigsh(A.T @ A, 3).value[0],
     "slq": lambda A, b: linalg.slq(A.T @ A, "log", key=key).value,
     "trace": lambda A, b: linalg.xtrace(A.T @ A, key=key).value,
+    "tucker": lambda A, b: linalg.tensor.tucker(A.reshape(-1, 4, 3), (3, 2, 2)).value.to_dense(),
+    "tt_svd": lambda A, b: linalg.tensor.tt_svd(A.reshape(-1, 4, 3), rank=2).value.to_dense(),
+    "cp_als": lambda A, b: linalg.tensor.cp_als(A.reshape(-1, 4, 3), 1, tol=1e-3, key=key).value.to_dense(),
 }
 report = {"devices": len(jax.devices())}
 for name, call in calls.items():

@@ -31,6 +31,7 @@ def test_unfold_and_fold_are_inverse_and_tensorlys(dtype):
         M = tensor.unfold(T, mode)
         np.testing.assert_array_equal(M, tensorly.unfold(T, mode))
         np.testing.assert_array_equal(tensor.fold(M, mode, SHAPE), T)
+        np.testing.assert_array_equal(tensor.fold(M, mode, tuple(np.array(SHAPE))), T)
         assert M.dtype == dtype
         assert np.linalg.norm(M) == pytest.approx(np.linalg.norm(T), rel=float(8 * np.finfo(dtype).eps))
 
@@ -70,6 +71,9 @@ def test_khatri_rao_and_reconstruction(dtype):
     for mode in range(3):
         others = tensor.khatri_rao([f for k, f in enumerate(factors) if k != mode])
         np.testing.assert_allclose(tensor.unfold(full, mode), factors[mode] * weights @ others.T, atol=eps)
+    held = tensor.CP.of(factors, weights)
+    assert all(isinstance(a, np.ndarray) and a.dtype == dtype for a in jax.tree.leaves(held))
+    assert isinstance(tensor.CP.of([jnp.asarray(f) for f in factors]).weights, jax.Array)
     single = tensor.outer([f[:, 0] for f in factors])
     for mode in range(3):
         s = np.linalg.svd(tensor.unfold(single, mode), compute_uv=False)

@@ -53,6 +53,47 @@ def test_transform_is_least_squares():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def collinear(dtype, spread):
+    """A fitted model whose two parts are nearly the same one."""
+    model = CPDecomposition(2, random_state=0).fit(planted()[0].astype(dtype))
+    rng = np.random.default_rng(2)
+    parts = [rng.random((n, 1)) + spread * rng.standard_normal((n, 2)) for n in SHAPE[1:]]
+    model.components_ = tuple((p / np.linalg.norm(p, axis=0)).astype(dtype) for p in parts)
+    B, C = model.components_
+    return model, np.einsum("jr,kr->jkr", B, C).reshape(-1, 2).astype(np.float64)
+
+
+def test_scores_of_collinear_parts_in_single_precision():
+    model, basis = collinear(np.float32, 1e-2)
+    assert np.linalg.cond(basis) > 30  # its square times eps is 1e-4
+    new = np.random.default_rng(1).standard_normal((3, *SHAPE[1:])).astype(np.float32)
+    expected = np.linalg.lstsq(basis, new.reshape(3, -1).T.astype(float), rcond=None)[0].T
+    found = model.transform(new)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_nonnegative_scores_do_not_depend_on_their_neighbours():
+    model, basis = collinear(np.float64, 0.1)
+    model.nonnegative = True
+    small = 1e-12 * (basis @ [1.0, 2.0]).reshape(1, *SHAPE[1:])
+    alone = model.transform(small)
+    large = basis[:, 0].reshape(small.shape)  # found at once: no reason to stop for the other
+    together = model.transform(np.concatenate([small, large]))
+    np.testing.assert_allclose(alone, [[1e-12, 2e-12]], rtol=1e-9)
+    np.testing.assert_allclose(together[:1], alone, rtol=1e-9)
+
+
+def test_score_at_any_scale_of_single_precision():
+    X = planted()[0] + 0.1 * np.random.default_rng(1).standard_normal(SHAPE)
+    X = X.astype(np.float32)
+    model = CPDecomposition(2, random_state=0).fit(X)
+    plain = model.score(X)
+    assert 0.5 < plain < 0.9999
+    for scale in (1e-25, 1e25):
+        assert model.score(X * np.float32(scale)) == pytest.approx(plain, rel=1e-5)
+
+
 def test_plots_and_refusals():
     X, _ = planted(positive=False)
     model = CPDecomposition(2, random_state=0).fit(X)
@@ -69,5 +110,5 @@ def test_plots_and_refusals():
         CPDecomposition(2).fit(empty)
     with pytest.raises(InputError, match="n_components: found 0"):
         CPDecomposition(0).fit(X)
-    with pytest.raises(InputError, match="rank: found 100"):
+    with pytest.raises(InputError, match="n_components: found 100, expected at most 30"):
         CPDecomposition(100).fit(X)

@@ -139,17 +139,18 @@ def test_the_smallest_ring_is_not_found():
 def test_jit_vmap_and_scale(x64):
     X = jnp.asarray(draw(SHAPE))
     expected = tensor_ring(np.asarray(X), (2, 2, 3, 3))
-    traces = []
 
     @jax.jit
     def run(X):
-        traces.append(1)
         found = tensor_ring(X, (2, 2, 3, 3))
         return found.value.to_dense(), found.stats["relative_error"]
 
     full, size = jax.vmap(run)(jnp.stack([X, 3 * X]))
     np.testing.assert_allclose(full[1], 3 * expected.value.to_dense(), atol=1e-10)
     np.testing.assert_allclose(size, expected.stats["relative_error"], rtol=1e-10)
+    for other in (X, 3 * X - 1):
+        run(other)
+    assert run._cache_size() == 1
     assert isinstance(tensor_ring(X, (2, 2, 3, 3)).value.cores[0], jax.Array)
     with pytest.raises(InputError, match="traced tensor"):
         jax.jit(lambda X: tensor_ring(X, tol=0.1).value)(X)
@@ -158,6 +159,15 @@ def test_jit_vmap_and_scale(x64):
         np.testing.assert_allclose(scaled.value.to_dense(), expected.value.to_dense() * scale, rtol=1e-7)
         assert scaled.stats["relative_error"] == pytest.approx(expected.stats["relative_error"], rel=1e-12)
         assert_holds(scaled)
+
+
+def test_entries_near_the_largest_number(dtype):
+    X = draw(SHAPE, dtype) / 1000
+    X[0, 0, 0, 0] = 1.5  # so that no number of the ring is much larger
+    top = np.finfo(dtype).maxexp - 1
+    plain, large = (tensor_ring(np.ldexp(X, e), (2, 2, 3, 3)) for e in (0, top))
+    np.testing.assert_array_equal(np.ldexp(large.value.cores[-1], -top), plain.value.cores[-1])
+    assert_holds(large)
 
 
 def test_gradients_against_differences(x64):

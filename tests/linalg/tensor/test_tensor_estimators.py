@@ -94,6 +94,13 @@ def test_a_tolerance_and_no_setting(model):
     assert len(whole.components_) == 30
 
 
+def test_no_setting_on_more_features_than_samples():
+    X = np.random.default_rng(0).standard_normal((4, 3000))
+    model = TuckerDecomposition().fit(X)
+    assert [U.shape for U in model.factors_] == [(4, 4), (3000, 4)]
+    assert model.score(X) == pytest.approx(1, abs=1e-12)
+
+
 def test_pictures():
     fitted = TuckerDecomposition(RANK).fit(planted())
     ax = fitted.plot(component=2)

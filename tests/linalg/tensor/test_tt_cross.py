@@ -114,13 +114,28 @@ def test_points_that_were_too_kind_are_found_out():
     assert converged >= 4
 
 
-@pytest.mark.parametrize("scale", [1e-150, 1e-12, 1e12, 1e150])
+@pytest.mark.parametrize("scale", [1e-200, 1e-12, 1e12, 1e200])
 def test_scale_changes_only_the_scale(scale):
     one = tt_cross(smooth, [AXIS] * 4, tol=1e-7, key=KEY)
     other = tt_cross(lambda x: scale * smooth(x), [AXIS] * 4, tol=1e-7, key=KEY)
     assert other.value.rank == one.value.rank
     assert bool(other.holds)
     np.testing.assert_allclose(other.value.to_dense() / scale, one.value.to_dense(), atol=1e-6)
+    assert other.stats["scale"] == pytest.approx(one.stats["scale"] * scale, rel=1e-12)
+    assert 0 < other.stats["check_error"] <= 1e-7
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_single_precision_at_any_scale(scale):
+    solution = tt_cross(lambda x: (scale * smooth(x)).astype(np.float32), [AXIS] * 4, tol=1e-4, key=KEY)
+    full = solution.value.to_dense()
+    assert full.dtype == np.float32
+    T = dense(smooth, [AXIS] * 4)
+    assert np.linalg.norm(full / scale - T) <= 1.5e-4 * np.linalg.norm(T)
+    assert bool(solution.holds)
+    assert solution.stats["check_error"] > 0
+    poor = tt_cross(lambda x: (scale * smooth(x)).astype(np.float32), [AXIS] * 4, tol=1e-4, max_rank=1, key=KEY)
+    assert poor.status == Status.MAX_STEPS
 
 
 def test_falling_short_is_said():
@@ -129,6 +144,10 @@ def test_falling_short_is_said():
     assert solution.status == Status.MAX_STEPS
     assert not bool(solution.holds)
     assert float(solution.certificates["relative_error"].measured) > 0.1
+    assert max(solution.value.rank) <= 4
+    ends = tt_cross(lambda i: noise[tuple(i.T)], (2, 8, 8, 2), tol=1e-3, max_rank=4, key=KEY)  # end ranks are 2
+    assert max(ends.value.rank) <= 4
+    assert ends.steps < 20  # as soon as no bond has room
     early = tt_cross(smooth, [AXIS] * 4, tol=1e-9, max_steps=2, key=KEY)
     assert early.status == Status.MAX_STEPS
     assert max(early.value.rank) <= 3

@@ -108,11 +108,24 @@ def test_kinds_of_numbers(kind):
     if kind == np.complex128:
         A = tt_kronecker_sum([tt_laplacian((n,)).to_dense() * (1 + 0.2j) for n in SHAPE])
         b = b * 1j
-    solution = tt_solve(A, b, tol=1e-3 if kind == np.float32 else 1e-8, key=KEY)
+    tol = 1e-3 if kind == np.float32 else 1e-8
+    solution = tt_solve(A, b, tol=tol, key=KEY)
     assert solution.value.cores[0].dtype == kind
     assert bool(solution.holds)
+    wide = [cast(t, np.complex128).to_dense() for t in (A, solution.value, b)]
+    residual = np.linalg.norm(wide[0] @ wide[1].ravel() - wide[2].ravel()) / np.linalg.norm(wide[2])
+    assert residual <= tol
+    measured = float(solution.certificates["relative_residual"].measured)
+    assert measured == pytest.approx(residual, abs=float(solution.stats["residual_uncertainty"]))
     held = tt_solve(jax.tree.map(jnp.asarray, A), b, tol=1e-3, key=KEY)
     assert isinstance(held.value.cores[0], jax.Array)
+
+
+def test_what_single_precision_cannot_reach_is_said():
+    A, b = (cast(t, np.float32) for t in (tt_laplacian((12, 12, 12)), tt_ones((12, 12, 12))))
+    solution = tt_solve(A, b, tol=1e-6, key=KEY)  # the normal equations square the condition number
+    assert solution.status == Status.PRECISION
+    assert not bool(solution.certificates["relative_residual"].holds)
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
@@ -154,7 +167,7 @@ def test_a_train_is_recovered_from_a_part_of_its_entries(dtype):
         assert error <= 1e-5
         assert bool(solution.holds), [c.explain() for c in solution.certificates.values()]
         assert solution.status == Status.CONVERGED
-        assert float(solution.certificates["held_out"].measured) == pytest.approx(error, rel=2, abs=1e-12)
+        assert error / 3 <= float(solution.certificates["held_out"].measured) <= 3 * error
         trace = solution.history["misfit"] if solution.history else np.ones(1)
         assert np.all(np.diff(trace) <= 1e-12)
 
@@ -172,6 +185,17 @@ def test_noise_is_not_fitted_away_and_is_said():
     assert np.linalg.norm(solution.value.to_dense() - T) / np.linalg.norm(T) <= 0.05
     assert 0.03 <= float(solution.certificates["held_out"].measured) <= 0.1
     assert "held_out" not in tt_complete(i, v, exact.shape, rank=2, holdout=0, key=KEY).certificates
+
+
+@pytest.mark.covers("tt-format")
+def test_what_is_held_out_is_not_seen_in_another_row():
+    rng = np.random.default_rng(0)
+    cells = np.stack(np.unravel_index(rng.choice(125, 100, replace=False), (5, 5, 5)), axis=1)
+    v = rng.standard_normal(100)
+    i, v = np.tile(cells, (8, 1)), np.tile(v, 8)
+    solution = tt_complete(i, v, (5, 5, 5), rank=5, max_steps=20, starts=1, key=KEY)  # more unknowns than entries
+    assert float(solution.certificates["misfit"].measured) < 0.5
+    assert float(solution.certificates["held_out"].measured) > 0.8
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e-12, 1e12, 1e150])
@@ -199,6 +223,7 @@ def test_completion_scales(scale):
         (lambda A, b: tt_solve(A, b, tol=-1, key=KEY), "tol: found -1"),
         (lambda A, b: tt_solve(A, b, positive_definite="yes", key=KEY), "positive_definite: found 'yes'"),
         (lambda A, b: tt_solve(A, b, x0=tt_ones((2, 2)), key=KEY), "x0: found modes"),
+        (lambda A, b: tt_solve(A, b, x0=b * 1j, key=KEY), "x0: found complex cores"),
         (lambda A, b: tt_solve(A, TensorTrain((np.full((1, 4, 1), np.nan),) * 2), key=KEY), "found NaN"),
         (lambda A, b: tt_complete(np.ones((3, 2)), np.ones(3), (4, 4), rank=1, key=KEY), "indices: found shape"),
         (lambda A, b: tt_complete([[0, 4]], [1.0], (4, 4), rank=1, key=KEY), "indices: found from"),

@@ -10,7 +10,7 @@ import tensorly
 import tensorly.decomposition
 
 from corollary.core import InputError, Status
-from corollary.linalg.tensor import Tucker, mode_product, tucker, unfold
+from corollary.linalg.tensor import Tucker, _tucker, mode_product, tucker, unfold
 from corollary.linalg.tensor._tucker import METHODS
 
 SHAPE, RANK = (6, 7, 8), (3, 3, 4)
@@ -289,26 +289,62 @@ def test_nonnegative_recovers_and_is_no_worse_than_tensorly():
 
 
 @pytest.mark.covers("tucker-decomposition")
-def test_jit_vmap_and_no_second_compile(x64):
+def test_jit_and_vmap(x64):
     X = jnp.asarray(draw(SHAPE))
-    traces = []
 
     @jax.jit
-    def dense(X, accuracy):
-        traces.append(1)
+    def dense(X):
         found = tucker(X, RANK, accuracy=1e-5, max_steps=30)
         return found.value.to_dense(), found.stats["relative_error"], found.holds
 
-    one, size, _ = jax.vmap(dense, (0, None))(jnp.stack([X, 2 * X[::-1]]), 1.0)
+    one, size, _ = jax.vmap(dense)(jnp.stack([X, 2 * X[::-1]]))
     for k, Y in enumerate((X, 2 * X[::-1])):
         expected = tucker(np.asarray(Y), RANK, accuracy=1e-5, max_steps=30)
         np.testing.assert_allclose(one[k], expected.value.to_dense(), atol=1e-10)
         assert size[k] == pytest.approx(expected.stats["relative_error"], rel=1e-10)
-    assert len(traces) == 1
     concrete = tucker(X, RANK, method="hosvd")
     assert isinstance(concrete.value.core, jax.Array)
     with pytest.raises(InputError, match="traced tensor"):
         jax.jit(lambda X: tucker(X, tol=0.1).value)(X)
+
+
+def test_other_values_compile_nothing_new(x64):
+    X, run = jnp.asarray(draw(SHAPE)), _tucker._compiled
+    first = run(X, RANK, "hooi", 1e-5, 30, 0, jax.random.key(0), (10, 1))
+    before = run._cache_size()
+    second = run(2 * X + 1, RANK, "hooi", 1e-9, 2, 0, jax.random.key(1), (10, 1))
+    assert run._cache_size() == before
+    assert second.steps == 2 < first.steps
+
+
+def test_a_limit_of_steps_costs_no_memory():
+    X = planted(noise=0.1)
+    for settings in ({}, {"mask": draw(SHAPE, seed=1) > -1}, {"nonnegative": True, "accuracy": 0.1}):
+        found = tucker(np.abs(X), RANK, max_steps=10**12, **settings)  # a history would need terabytes
+        assert found.status == Status.CONVERGED
+        assert found.history is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", DTYPES)
+def test_modes_longer_than_the_product_of_the_others(method, kind):
+    X = draw((40, 2, 3), kind)
+    whole = tucker(X, (None, None, None), method=method)
+    assert whole.value.rank == (6, 2, 3)  # all that there is: 40 x 40 numbers are never formed
+    assert error(X, whole) <= slack(kind)
+    assert_gauge(whole.value, slack(kind))
+    more = tucker(draw(SHAPE, kind), (1, 1, 4), method=method)  # after two cuts one column is left for four vectors
+    assert_gauge(more.value, slack(kind))
+    assert_holds(more)
+
+
+def test_the_best_error_is_bounded_from_below_with_rounding():
+    for seed in range(20):
+        A = draw((9, 8), np.float32, seed)
+        s = np.linalg.svd(A.astype(float), compute_uv=False)
+        least = np.linalg.norm(s[3:]) / np.linalg.norm(s)
+        assert (1 - 1e-3) * least <= tucker(A, 3).stats["best_error_at_least"] <= least
+    assert tucker(planted(), RANK).stats["best_error_at_least"] == 0
 
 
 @pytest.mark.parametrize("method", ["st-hosvd", "randomized"])
@@ -365,6 +401,18 @@ def test_scaling_changes_the_scale_only(scale, settings):
     if 1e-20 < scale < 1e20:
         single = tucker((X * scale).astype(np.float32), **settings)
         assert single.stats["relative_error"] == pytest.approx(plain.stats["relative_error"], rel=1e-3)
+
+
+def test_entries_near_the_largest_number(dtype):
+    X = draw(SHAPE, dtype) / 1000
+    X[0, 0, 0] = 1.5  # so that the norm is not much larger
+    top = np.finfo(dtype).maxexp - 1
+    for settings in ({}, {"nonnegative": True, "max_steps": 5}):
+        plain, large = (tucker(np.abs(np.ldexp(X, e)), RANK, **settings) for e in (-60, top))
+        np.testing.assert_allclose(np.ldexp(large.value.core, -top), np.ldexp(plain.value.core, 60), atol=1e-5)
+        assert bool(large.holds) == bool(plain.holds)
+    flat = tucker(np.full((600, 600), 5e151), 1)  # partial sums of squares overflow
+    assert flat.stats["relative_error"] <= 1e-12
 
 
 def test_permuted_modes_and_rotated_modes():

@@ -10,6 +10,7 @@ Source: Kolda & Bader, Tensor Decompositions and Applications, SIAM Review 51 (2
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ def unfold(tensor: Any, mode: int) -> Any:
 
 
 @follows_input
-def fold(matrix: Any, mode: int, shape: Sequence[int]) -> Any:
+def fold(matrix: Any, mode: int, shape: Sequence[Any]) -> Any:
     """The tensor of the given shape whose mode-k unfolding is `matrix`: the inverse of `unfold`.
 
     Raises
@@ -80,7 +81,7 @@ def fold(matrix: Any, mode: int, shape: Sequence[int]) -> Any:
     matrix = jnp.asarray(validation.tensor("matrix", matrix, low=2, complex=True))
     mode, shape = checked_mode(mode, len(shape)), tuple(shape)
     rest = shape[:mode] + shape[mode + 1 :]
-    if matrix.shape != (shape[mode], functools.reduce(int.__mul__, rest, 1)):
+    if matrix.shape != (shape[mode], math.prod(rest)):
         raise InputError(f"matrix: found shape {matrix.shape}, expected the mode-{mode} unfolding of {shape}")
     return jnp.moveaxis(matrix.reshape(shape[mode], *rest), 0, mode)
 

@@ -28,7 +28,7 @@ from corollary.core.precision import follows_input
 from corollary.core.solution import Note, Solution, Status
 from corollary.linalg.tensor._cp_loop import Outcome, Plan, run
 from corollary.linalg.tensor._cp_mttkrp import DenseData, SparseData, coordinates
-from corollary.linalg.tensor._cp_start import start_factors, unfolded_gram
+from corollary.linalg.tensor._cp_start import checked_init, squared_spectrum, start_factors
 from corollary.linalg.tensor._formats import CP
 from corollary.linalg.tensor._kruskal import kruskal_certificate
 
@@ -124,7 +124,8 @@ def cp_als(
     (True, True)
     """
     data = _data(tensor, mask, nonnegative)
-    _check_settings(data.shape, rank, starts, nonnegative, ridge, accelerate, tol, max_steps, history, certify)
+    _check_settings(data, rank, starts, nonnegative, ridge, accelerate, tol, max_steps, history, certify)
+    checked_init(init, tuple(data.shape), int(rank), data.dtype, ("auto", "random", "svd"))
     data, scale = _unit(data)
     factors, how = start_factors(data, scale, int(rank), int(starts), init, nonnegative, key)
     real = factors[0].real.dtype
@@ -178,9 +179,10 @@ def _observed(tensor: Any, mask: Any) -> tuple[Any, Any]:
 
 
 def _check_settings(
-    shape: tuple[int, ...], rank: Any, starts: Any, nonnegative: Any, ridge: Any, accelerate: Any, tol: Any, *rest: Any
+    data: Data, rank: Any, starts: Any, nonnegative: Any, ridge: Any, accelerate: Any, tol: Any, *rest: Any
 ) -> None:
     max_steps, history, certify = rest
+    shape = data.shape
     validation.integer(1)("rank", rank)
     most = math.prod(shape) // max(shape)
     if rank > most:
@@ -188,9 +190,10 @@ def _check_settings(
     validation.integer(1)("starts", starts)
     for name, value in (("nonnegative", nonnegative), ("accelerate", accelerate), ("history", history)):
         validation.flag(name, value)
-    for name, value in (("ridge", ridge), ("tol", tol)):
+    largest = float(jnp.finfo(data.dtype).max)
+    for name, value, most in (("ridge", ridge, largest), ("tol", tol, math.inf)):
         if not isinstance(value, jax.Array):
-            validation.number(0)(name, value)
+            validation.number(0, most)(name, value)
     if not (isinstance(max_steps, jax.Array) and not history):
         validation.integer(1)("max_steps", max_steps)
     validation.one_of(True, False, "full")("certify", certify)
@@ -198,11 +201,11 @@ def _check_settings(
 
 @eqx.filter_jit
 def _unit(data: Data) -> tuple[Data, Array]:
-    """The data divided by a power of two, exactly, so that the largest entry is about one; and that power."""
+    """The data divided by a power of two, exactly, so that the largest entry is in [1, 2); and that power."""
     entries = data.tensor if isinstance(data, DenseData) else data.values
     largest = jnp.max(jnp.abs(entries))
     _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))
-    scale = jnp.ldexp(jnp.ones((), largest.dtype), exponent)
+    scale = jnp.ldexp(jnp.ones((), largest.dtype), exponent - 1)  # no larger than an entry: finite
     scaled = entries / scale.astype(entries.dtype)
     if isinstance(data, DenseData):
         return DenseData(scaled, data.mask), scale
@@ -263,7 +266,7 @@ def _certificates(data: Data, value: CP, found: Outcome, tol: Any, certify: Any)
 def _least_error(tensor: Array, rank: int) -> Array:
     """From below: the eigenvalues of the Gram matrices lose half the digits, which are taken off."""
     total = jnp.sum(jnp.square(jnp.abs(tensor)))
-    tails = [jnp.sum(jnp.linalg.eigvalsh(unfolded_gram(tensor, k))[::-1][rank:]) for k in range(tensor.ndim)]
+    tails = [jnp.sum(squared_spectrum(tensor, k)[rank:]) for k in range(tensor.ndim)]
     lost = 8 * max(tensor.shape) * jnp.finfo(total.dtype).eps
     return jnp.sqrt(jnp.maximum(jnp.max(jnp.stack(tails)) / jnp.where(total > 0, total, 1) - lost, 0))
 

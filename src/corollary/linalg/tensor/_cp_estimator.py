@@ -6,6 +6,7 @@ mixture of a few common parts. Cost: that of `cp_als`; new samples cost one pass
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -119,6 +120,11 @@ class CPDecomposition(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimat
         """Find the parts of `X` (n_samples, n_1, …); `y` is ignored."""
         with self._fitting():
             X = self._training_data(X, allow_nd=True, ensure_all_finite="allow-nan")
+            most = math.prod(X.shape) // max(X.shape)
+            if self.n_components > most:
+                raise InputError(
+                    f"n_components: found {self.n_components}, expected at most {most} for data of shape {X.shape}"
+                )
             solution = cp_als(
                 X,
                 self.n_components,
@@ -146,24 +152,28 @@ class CPDecomposition(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimat
         return self.weights_.shape[0]
 
     def transform(self, X: Any) -> np.ndarray:
-        """Scores (n, n_components): how much of each part is in each sample, by least squares on what was observed."""
+        """Scores (n, n_components): how much of each part is in each sample, by least squares on what was observed.
+
+        In float64 whatever comes in: the normal equations square the condition number.
+        """
         X, seen = self._samples(X)
-        parts = [c.astype(X.dtype) for c in self.components_]
-        rank, rows = self._n_features_out, X.reshape(len(X), -1)
+        parts = [c.astype(np.float64) for c in self.components_]
+        rank, rows = self._n_features_out, X.reshape(len(X), -1).astype(np.float64)
         product = rows @ krao(parts)
         if seen is None:
             normal = np.prod([c.T @ c for c in parts], axis=0)[None]
         else:
-            mask = seen.reshape(len(X), -1).astype(X.dtype)
+            mask = seen.reshape(len(X), -1).astype(np.float64)
             entries = mask @ np.asarray(krao([np.asarray(pairs(c, rank)) for c in parts]))
-            normal = np.zeros((len(X), rank, rank), X.dtype)
+            normal = np.zeros((len(X), rank, rank))
             upper = np.triu_indices(rank)
             normal[:, upper[0], upper[1]] = entries
             normal[:, upper[1], upper[0]] = entries
         if self.nonnegative:
-            return _nonnegative(normal, product)
-        inverse = np.linalg.pinv(normal, rcond=float(8 * rank * np.finfo(X.dtype).eps), hermitian=True)
-        return np.einsum("nqr,nr->nq", np.broadcast_to(inverse, (len(X), rank, rank)), product)
+            return _nonnegative(normal, product).astype(X.dtype)
+        inverse = np.linalg.pinv(normal, rcond=8 * rank * np.finfo(np.float64).eps, hermitian=True)
+        scores = np.einsum("nqr,nr->nq", np.broadcast_to(inverse, (len(X), rank, rank)), product)
+        return scores.astype(X.dtype)
 
     def inverse_transform(self, X: Any) -> np.ndarray:
         """Samples (n, n_1, …) from scores (n, n_components)."""
@@ -180,8 +190,9 @@ class CPDecomposition(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimat
         X, seen = self._samples(X)
         rest = X - self.inverse_transform(scores)
         rest = rest if seen is None else rest * seen
-        total = np.linalg.norm(X.ravel())
-        return float(1 - (np.linalg.norm(rest.ravel()) / total) ** 2) if total > 0 else 1.0
+        top = np.max(np.abs(X)) or 1.0  # squares of the data themselves may be out of range
+        gap, size = (np.sum(np.square(part / top, dtype=np.float64)) for part in (rest, X))
+        return float(1 - gap / size) if size > 0 else 1.0
 
     def plot(self, axes: Any = None) -> Any:
         """Draw the parts, a panel for each mode after the first and a line for each component; returns the axes."""
@@ -225,6 +236,6 @@ def _nonnegative(normal: np.ndarray, product: np.ndarray) -> np.ndarray:
             gradient = np.sum(scores * normal[:, :, j], axis=1) - product[:, j]
             step = np.divide(gradient, curvature, out=np.zeros_like(gradient), where=curvature > 0)
             scores[:, j] = np.maximum(scores[:, j] - step, 0)
-        if np.max(np.abs(scores - before)) <= tol * max(np.max(scores), np.finfo(tol).tiny):
-            break
+        if np.all(np.max(np.abs(scores - before), axis=1) <= tol * np.max(scores, axis=1)):
+            break  # every row stands still on its own scale
     return scores

@@ -92,10 +92,12 @@ def run(
 ) -> Outcome:
     """From starting factors (n_k, starts · rank) for data of size about one to the best start's outcome, times scale.
 
-    A ridge is that of the data as they came, and is changed to fit the scaled ones.
+    A ridge is that of the data as they came, and is changed to fit the scaled ones; far above their size, where the
+    answer is zero, it is cut so that its products stay finite.
     """
     total, modes = _total(data), len(factors)
     ridge = jnp.where(ridge > 0, ridge * scale ** (2 / modes - 2), 0)
+    ridge = jnp.minimum(ridge, float(jnp.finfo(total.dtype).eps) ** -2)
     factors = _balanced(factors, plan.rank)
     starts = factors[0].shape[1] // plan.rank
     real = total.dtype
@@ -171,7 +173,9 @@ def _step(s: State, data: Data, total: Array, tol: Array, ridge: Array, plan: Pl
     measured = Measure(*(take(old, now) for old, now in zip(s.measure, measure, strict=True)))
     damping = jnp.where(plainly, s.damping * 16, jnp.where(rejected, s.damping, s.damping / 4))
     converged = ~rejected & (measure.gradient <= tol / 2)
-    fitted = (ridge == 0) & jnp.any(jnp.sqrt(jnp.maximum(measured.squared, 0)) <= tol / 2 * jnp.sqrt(total))
+    hidden = 0 if isinstance(data, DenseData) else measured.noise  # what cancellation may hide
+    squared = jnp.maximum(measured.squared, 0) + hidden
+    fitted = (ridge == 0) & jnp.any(jnp.sqrt(squared) <= tol / 2 * jnp.sqrt(total))
     history = s.history.at[s.step].set(measured.squared) if plan.recorded else s.history
     return State(
         s.step + 1,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -84,6 +85,8 @@ class SparseData(eqx.Module):
     @classmethod
     def of(cls, indices: np.ndarray, values: np.ndarray, shape: tuple[int, ...]) -> SparseData:
         """From coalesced entries in host memory."""
+        if max(shape) > np.iinfo(np.int32).max:
+            raise InputError(f"shape: found {shape}, expected sizes below 2**31, as indices are kept in 32 bits")
         orders = [np.argsort(indices[:, k], kind="stable") for k in range(len(shape))]
         kept = np.stack([indices[o] for o in orders]).astype(np.int32)
         return cls(jnp.asarray(kept), jnp.asarray(np.stack([values[o] for o in orders])), shape)
@@ -140,8 +143,12 @@ def coordinates(tensor: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]] |
             raise InputError("tensor: found a BCOO with batch or dense axes, expected sparse axes only")
         inside = np.all(np.asarray(tensor.indices) < np.asarray(tensor.shape), axis=1)  # JAX pads beyond the end
         tensor = (np.asarray(tensor.indices)[inside], np.asarray(tensor.data)[inside], tensor.shape)
-    if not (isinstance(tensor, tuple) and len(tensor) == 3 and isinstance(tensor[2], tuple)):
+    # Three rows or slices as nested tuples are dense: then the first is like the last.
+    triple = isinstance(tensor, tuple) and len(tensor) == 3
+    if not (triple and _is_numbers(tensor[2]) and not _is_numbers(tensor[0])):
         return None
+    if not all(isinstance(n, numbers.Integral) for n in tensor[2]):
+        raise InputError(f"shape: found {tensor[2]}, expected integers")
     values = np.asarray(validation.tensor("values", tensor[1], complex=True, host=True))
     indices, shape = np.asarray(tensor[0]), tuple(int(n) for n in tensor[2])
     if len(shape) < 2 or min(shape) < 1 or math.prod(shape) > 2**62:
@@ -160,6 +167,11 @@ def coordinates(tensor: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]] |
         np.add.at(total, inverse, values)
         indices, values = np.stack(np.unravel_index(unique, shape), axis=1), total
     return indices, values, shape
+
+
+def _is_numbers(value: Any) -> bool:
+    """Whether it is a tuple of numbers."""
+    return isinstance(value, tuple) and all(isinstance(n, numbers.Number) for n in value)
 
 
 def _descend(

@@ -26,10 +26,11 @@ from corollary.core.precision import follows_input
 from corollary.core.solution import Solution, Status
 from corollary.linalg.tensor._cp_loop import normalised, solved
 from corollary.linalg.tensor._cp_mttkrp import DenseData
+from corollary.linalg.tensor._cp_start import checked_init
 from corollary.linalg.tensor._formats import CP
 
 CHECKED = 2**14  # entries on which the error is watched
-PATIENCE = 6  # sweeps without a new best before it stops
+PATIENCE = 6  # sweeps without a clear fall of the error before it stops
 SIGMAS = 4.0
 
 
@@ -42,7 +43,8 @@ class State(NamedTuple):
     best: list[Array]
     error: Array
     stderr: Array
-    since: Array
+    mark: Array  # the error at its last clear fall
+    since: Array  # sweeps ago
 
 
 @follows_input
@@ -83,7 +85,8 @@ def cp_sampled(
     Solution
         ``value``: the `CP` with the least watched error. Certificates: ``"error"`` (probabilistic: the exact error,
         from a pass at the end, against the one watched on 2¹⁴ entries and four standard errors). ``stats``: ``error``
-        (exact), ``watched``, ``samples``. ``status``: MAX_STEPS where the error was still falling.
+        (exact), ``watched``, ``samples``. ``status``: MAX_STEPS where the error was still falling; NON_FINITE where no
+        sweep gave finite factors: ``value`` is then the start, and nothing is known of its error.
 
     Raises
     ------
@@ -111,17 +114,14 @@ def cp_sampled(
     validation.number(0)("tol", tol)
     validation.integer(1)("max_steps", max_steps)
     s = int(samples) if samples is not None else max(1000, math.ceil(40 * rank * math.log2(rank + 1)))
+    checked_init(init, tensor.shape, int(rank), tensor.dtype, ("random",))
     start, later = jax.random.split(key)
     if isinstance(init, CP):
-        if init.shape != tensor.shape or init.rank != rank:
-            raise InputError(f"init: found shape {init.shape}, rank {init.rank}, expected {tensor.shape} and {rank}")
         weights, factors = jax.tree.map(lambda a: jnp.asarray(a).astype(tensor.dtype), (init.weights, init.factors))
         factors = [factors[0] * weights, *factors[1:]]
-    elif init == "random":
+    else:
         keys = jax.random.split(start, tensor.ndim)
         factors = [jax.random.normal(k, (n, rank), tensor.dtype) for k, n in zip(keys, tensor.shape, strict=True)]
-    else:
-        raise InputError(f"init: found {init!r}, expected 'random' or a CP")
     real = tensor.real.dtype
     weights, units, exact, state = _run(
         tensor, factors, later, jnp.asarray(tol, real), jnp.asarray(max_steps), s, isinstance(init, CP)
@@ -148,7 +148,7 @@ def _run(
 ) -> tuple[Array, list[Array], Array, State]:
     """Weights, unit columns, the exact relative error and the last state."""
     largest = jnp.max(jnp.abs(tensor))
-    scale = jnp.ldexp(jnp.ones((), largest.dtype), jnp.frexp(jnp.where(largest > 0, largest, 1))[1])
+    scale = jnp.ldexp(jnp.ones((), largest.dtype), jnp.frexp(jnp.where(largest > 0, largest, 1))[1] - 1)
     small = scale.astype(tensor.dtype)
     total = jnp.sum(jnp.square(jnp.abs(tensor / small)))
     safe = jnp.where(total > 0, total, 1)
@@ -174,7 +174,7 @@ def _run(
         spread = jnp.std(squares) / math.sqrt(count) * (tensor.size / safe)
         stderr = jnp.sqrt(error**2 + spread) - error
         better = error < state.error
-        clearly = error < (1 - tol) * state.error
+        clearly = error < (1 - tol) * state.mark
         return State(
             state.step + 1,
             key,
@@ -182,13 +182,15 @@ def _run(
             [jnp.where(better, n, b) for n, b in zip(factors, state.best, strict=True)],
             jnp.where(better, error, state.error),
             jnp.where(better, stderr, state.stderr),
+            jnp.where(clearly, error, state.mark),
             jnp.where(clearly, 0, state.since + 1),
         )
 
     infinite = jnp.full((), jnp.inf, total.dtype)
-    state = State(jnp.asarray(0), key, factors, factors, infinite, infinite, jnp.asarray(0))
+    state = State(jnp.asarray(0), key, factors, factors, infinite, infinite, infinite, jnp.asarray(0))
     state = jax.lax.while_loop(lambda t: (t.step < max_steps) & (t.since < PATIENCE), sweep, state)
     exact = jnp.sqrt(DenseData(tensor / small, None).residual_squared(state.best) / safe)
+    exact = jnp.where(jnp.isfinite(state.error), exact, jnp.nan)  # else no sweep was better than the start
     weights, units = normalised([f[:, None] for f in state.best])
     return (weights[0] * scale).astype(tensor.dtype), [u[:, 0] for u in units], exact, state
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from corollary.core import validation
 from corollary.core.errors import InputError
 from corollary.linalg.tensor._basics import apply_modes
 from corollary.linalg.tensor._cp_loop import Plan, gram, run
@@ -31,12 +32,30 @@ CORE_STEPS = 200  # sweeps on the compressed tensor, whose cost is nothing besid
 LARGE = 100_000  # entries, from which on compression pays for its compilation
 
 
+def checked_init(init: Any, shape: tuple[int, ...], rank: int, dtype: Any, words: tuple[str, ...]) -> None:
+    """Refuse a start that is neither one of `words` nor a finite `CP` of that shape, rank and kind of numbers."""
+    if not isinstance(init, CP):
+        if not isinstance(init, str) or init not in words:
+            raise InputError(f"init: found {init!r}, expected {', '.join(map(repr, words))} or a CP")
+        return
+    parts = [
+        validation.tensor(f"init: {name}", part, complex=True, host=True)
+        for name, part in (("weights", init.weights), *((f"factors[{k}]", f) for k, f in enumerate(init.factors)))
+    ]
+    found, expected = [p.shape for p in parts], [(rank,), *((n, rank) for n in shape)]
+    if found != expected:
+        raise InputError(
+            f"init: found a CP of shapes {', '.join(map(str, found))}, "
+            f"expected weights and factors of shapes {', '.join(map(str, expected))}"
+        )
+    if np.dtype(dtype).kind != "c" and any(np.dtype(p.dtype).kind == "c" for p in parts):
+        raise InputError("init: found complex numbers, expected real ones as in the tensor")
+
+
 def start_factors(
     data: Data, scale: Array, rank: int, starts: int, init: Any, nonnegative: bool, key: Key[Array, ""]
 ) -> tuple[list[Array], str]:
-    """(n_k, starts · rank) for data divided by `scale`, and in a word how they were found."""
-    if not isinstance(init, CP) and (not isinstance(init, str) or init not in ("auto", "random", "svd")):
-        raise InputError(f"init: found {init!r}, expected 'auto', 'random', 'svd' or a CP")
+    """(n_k, starts · rank) for data divided by `scale`, and in a word how they were found; `init` has been checked."""
     how = init if isinstance(init, str) else "given"
     if how == "svd" and not isinstance(data, DenseData):
         raise InputError("init: found 'svd' for sparse data, expected 'auto', 'random' or a CP")
@@ -47,7 +66,7 @@ def start_factors(
     if isinstance(data, DenseData) and how == "compressed":
         return _from_core(data, rank, starts, key), how
     if isinstance(init, CP):
-        begin = _given(init, data, scale, rank, nonnegative)
+        begin = _given(init, data, scale, nonnegative)
         if starts == 1:
             return begin, how
         blocks = _start(data, rank, starts - 1, nonnegative, False, key)
@@ -78,13 +97,7 @@ def _random(data: Data, rank: int, starts: int, nonnegative: bool, key: Key[Arra
     return [b * root[None, :, None].astype(b.dtype) for b in blocks]
 
 
-def _given(init: CP, data: Data, scale: Array, rank: int, nonnegative: bool) -> list[Array]:
-    if init.shape != tuple(data.shape) or init.rank != rank:
-        raise InputError(
-            f"init: found a CP of shape {init.shape} and rank {init.rank}, expected {tuple(data.shape)} and {rank}"
-        )
-    if np.dtype(init.factors[0].dtype).kind == "c" and np.dtype(data.dtype).kind != "c":
-        raise InputError("init: found complex factors, expected real ones as the tensor")
+def _given(init: CP, data: Data, scale: Array, nonnegative: bool) -> list[Array]:
     weights, factors = jax.tree.map(lambda a: jnp.asarray(a).astype(data.dtype), (init.weights, list(init.factors)))
     factors[0] = factors[0] * (weights / scale.astype(data.dtype))
     return [jnp.maximum(f, 0) for f in factors] if nonnegative else factors
@@ -135,14 +148,36 @@ def _compressed(tensor: Array, key: Key[Array, ""], width: int) -> tuple[list[Ar
     return bases, apply_modes(tensor, bases, transpose=True)
 
 
-def unfolded_gram(tensor: Array, mode: int) -> Array:
-    """X_(k) X_(k)ᴴ."""
-    axes = [m for m in range(tensor.ndim) if m != mode]
-    return jnp.tensordot(tensor, tensor.conj(), axes=(axes, axes))
+def squared_spectrum(tensor: Array, mode: int) -> Array:
+    """The squared singular values of X_(k), falling, from the smaller of its two Gram matrices."""
+    if _tall(tensor, mode):
+        A = _unfolded(tensor, mode)
+        gram = A.conj().T @ A
+    else:
+        gram = _unfolded_gram(tensor, mode)
+    return jnp.linalg.eigvalsh(gram)[::-1]
 
 
 def _singular(tensor: Array, mode: int, rank: int) -> Array:
-    return jnp.linalg.eigh(unfolded_gram(tensor, mode))[1][:, ::-1][:, :rank]
+    """Leading left singular vectors of X_(k): `rank` of them, or all that it has."""
+    if _tall(tensor, mode):
+        return jnp.linalg.svd(_unfolded(tensor, mode), full_matrices=False)[0][:, :rank]
+    return jnp.linalg.eigh(_unfolded_gram(tensor, mode))[1][:, ::-1][:, :rank]
+
+
+def _tall(tensor: Array, mode: int) -> bool:
+    """Whether X_(k) has more rows than columns."""
+    return tensor.shape[mode] ** 2 > tensor.size
+
+
+def _unfolded(tensor: Array, mode: int) -> Array:
+    return jnp.moveaxis(tensor, mode, 0).reshape(tensor.shape[mode], -1)
+
+
+def _unfolded_gram(tensor: Array, mode: int) -> Array:
+    """X_(k) X_(k)ᴴ."""
+    axes = [m for m in range(tensor.ndim) if m != mode]
+    return jnp.tensordot(tensor, tensor.conj(), axes=(axes, axes))
 
 
 def _narrow(shape: tuple[int, ...], rank: int) -> bool:

@@ -26,7 +26,8 @@ from corollary.core.precision import eps, float64, follows_input
 from corollary.core.solution import Solution, Status
 from corollary.linalg.tensor._dmrg_sweep import SweepState, sweep
 from corollary.linalg.tensor._formats import TensorTrain
-from corollary.linalg.tensor._mps_sweeps import Cores, checked_cores, common, isometry, length, orthogonalise, truncate
+from corollary.linalg.tensor._mps_sweeps import Cores, checked_cores, common, isometry, orthogonalise, truncate
+from corollary.linalg.tensor._tt_cores import length
 from corollary.linalg.tensor._variance import hermitian_cores, rayleigh, unit_mpo, weinstein
 
 STEPS = 8  # most Lanczos steps a bond
@@ -79,7 +80,7 @@ def dmrg(
     tol
         Relative accuracy of the energy: sweeps end when one changes it by less than tol · scale, the scale being
         max(|E|, ‖H‖_F/√dim); bonds grow while their discarded weight exceeds tol/10. ``None``: 1e-10, or
-        64 √n eps where that is more.
+        64 √n eps where that is more; at most 1.
     max_sweeps
         Most sweeps, from left to right and back.
     key
@@ -124,7 +125,7 @@ def dmrg(
     (-12.38149, True)
     """
     validation.integer(1)("rank", rank)
-    validation.number(0, none=True)("tol", tol)
+    validation.number(0, 1, none=True)("tol", tol)
     validation.integer(1)("max_sweeps", max_sweeps)
     validation.flag("history", history)
     on_device = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((mpo, start)))

@@ -21,7 +21,8 @@ from corollary.core.certificate import Certificate
 from corollary.core.errors import InputError
 from corollary.core.precision import eps, follows_input
 from corollary.core.solution import Solution
-from corollary.linalg.tensor._mps_sweeps import as_amplitudes, checked_cores, is_chain, length, module, orthogonalise
+from corollary.linalg.tensor._mps_sweeps import as_amplitudes, checked_cores, is_chain, orthogonalise
+from corollary.linalg.tensor._tt_cores import length, module
 
 
 class Entanglement(eqx.Module):
@@ -140,6 +141,9 @@ def _entropy(xp: Any, s: Any, order: float, small: float) -> Any:
         return xp.maximum(-xp.log(p[0]), 0)
     if order == 0:
         return xp.log(xp.sum((s > 16 * small * s[0]).astype(s.dtype)))
+    if abs(order - 1) < 0.1:  # Σ p^α = 1 + Σ p (p^{α−1} − 1): the difference from one, without cancellation
+        safe = xp.where(p > 0, p, xp.ones_like(p))
+        return xp.maximum(xp.log1p(xp.sum(p * xp.expm1((order - 1) * xp.log(safe)))) / (1 - order), 0)
     # Relative to the largest, so that high orders do not underflow.
     total = xp.log(xp.sum((p / p[0]) ** order)) + order * xp.log(p[0])
     return xp.maximum(total / (1 - order), 0)

@@ -15,13 +15,12 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 
 from corollary.core import validation
 from corollary.core.errors import InputError
-from corollary.core.precision import common_float
+from corollary.core.precision import common_float, follows_input
 from corollary.linalg.tensor._basics import apply_modes, checked_factors
-from corollary.linalg.tensor._tt_cores import checked_cores, multiplied, scaled, summed
+from corollary.linalg.tensor._tt_cores import checked_cores, module, multiplied, scaled, summed
 
 
 class CP(eqx.Module):
@@ -46,6 +45,7 @@ class CP(eqx.Module):
     factors: tuple[Any, ...]
 
     @classmethod
+    @follows_input
     def of(cls, factors: Sequence[Any], weights: Any = None) -> CP:
         """From factor matrices, checked; all weights one where none are given."""
         checked = checked_factors(factors)
@@ -92,12 +92,12 @@ class CP(eqx.Module):
 
     def norm(self) -> Any:
         """Frobenius norm; where outer products cancel it is known to √eps of their sizes only."""
-        xp = _module(self.weights)
+        xp = module(self.weights)
         return xp.sqrt(xp.maximum(self.inner(self).real, 0))
 
     def normalised(self) -> CP:
         """The same tensor with unit columns, weights not negative and falling; the sign goes into the first factor."""
-        xp = _module(self.weights)
+        xp = module(self.weights)
         norms = [xp.linalg.norm(f, axis=0) for f in self.factors]
         safe = [xp.where(n > 0, n, xp.ones_like(n)) for n in norms]
         weights, sizes = self.weights, abs(self.weights)
@@ -151,13 +151,13 @@ class Tucker(eqx.Module):
 
     def inner(self, other: Tucker) -> Any:
         """⟨self, other⟩ without forming either."""
-        xp = _module(self.core)
+        xp = module(self.core)
         crossed = apply_modes(other.core, [a.conj().T @ b for a, b in zip(self.factors, other.factors, strict=True)])
         return xp.vdot(self.core, crossed)
 
     def norm(self) -> Any:
         """Frobenius norm, through the triangles of the factors: exact to rounding whatever the factors are."""
-        xp = _module(self.core)
+        xp = module(self.core)
         return xp.linalg.norm(apply_modes(self.core, [xp.linalg.qr(f, mode="r") for f in self.factors]).ravel())
 
 
@@ -203,6 +203,8 @@ class TensorTrain(AbstractChain):
     [[1.0, -3.0], [0.0, -24.0]]
     """
 
+    __array_ufunc__ = None  # an array times a train is the train's to refuse, not an array of trains
+
     cores: tuple[Any, ...]
 
     @classmethod
@@ -244,7 +246,7 @@ class TensorTrain(AbstractChain):
 
     def entries(self, indices: Any) -> Any:
         """The values at (m, d) integer indices, in O(m d r²)."""
-        xp = _module(self.cores[0])
+        xp = module(self.cores[0])
         row = self.cores[0][0, indices[:, 0], :]
         for k, core in enumerate(self.cores[1:], 1):
             row = xp.einsum("mr,rms->ms", row, core[:, indices[:, k], :])
@@ -252,7 +254,7 @@ class TensorTrain(AbstractChain):
 
     def inner(self, other: TensorTrain) -> Any:
         """⟨self, other⟩ = Σ conj(self) · other by one sweep, O(d n r³)."""
-        xp = _module(self.cores[0])
+        xp = module(self.cores[0])
         carry = xp.ones((1, 1), self.cores[0].dtype)
         for a, b in zip(self.cores, other.cores, strict=True):
             carry = xp.tensordot(a.conj(), xp.tensordot(carry, b, axes=([1], [0])), axes=([0, 1], [0, 1]))
@@ -260,7 +262,7 @@ class TensorTrain(AbstractChain):
 
     def norm(self) -> Any:
         """Frobenius norm, by a sweep of QRs: exact to rounding, also where cores cancel."""
-        xp = _module(self.cores[0])
+        xp = module(self.cores[0])
         triangle = xp.ones((1, 1), self.cores[0].dtype)
         for core in self.cores:
             pushed = xp.tensordot(triangle, core, axes=([1], [0]))
@@ -287,7 +289,7 @@ class TensorRing(AbstractChain):
 
     def to_dense(self) -> Any:
         """The full tensor; ask for it only where it fits."""
-        xp = _module(self.cores[0])
+        xp = module(self.cores[0])
         first = self.cores[0].shape[0]
         full = self.cores[0].reshape(-1, self.cores[0].shape[2])
         for core in self.cores[1:]:
@@ -296,7 +298,7 @@ class TensorRing(AbstractChain):
 
     def entries(self, indices: Any) -> Any:
         """The values at (m, d) integer indices, in O(m d r³)."""
-        xp = _module(self.cores[0])
+        xp = module(self.cores[0])
         product = xp.moveaxis(self.cores[0][:, indices[:, 0], :], 1, 0)
         for k, core in enumerate(self.cores[1:], 1):
             product = product @ xp.moveaxis(core[:, indices[:, k], :], 1, 0)
@@ -304,8 +306,3 @@ class TensorRing(AbstractChain):
 
 
 Format = CP | Tucker | TensorTrain | TensorRing
-
-
-def _module(array: Any) -> Any:
-    """NumPy for results that came out as NumPy, else JAX."""
-    return np if isinstance(array, np.ndarray | np.generic) else jnp

@@ -154,12 +154,14 @@ def heisenberg_mpo(n: Any, Jx: Any = 1.0, Jy: Any = 1.0, Jz: Any = 1.0, h: Any =
 
 
 def _couplings(name: str, value: Any, count: int) -> list[float]:
-    array = np.asarray(value, dtype=np.float64)
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{name}: found dtype {array.dtype}, expected real numbers")
     if array.ndim > 1 or (array.ndim == 1 and array.size != count):
         raise InputError(f"{name}: found shape {array.shape}, expected a number or ({count},)")
     if not np.isfinite(array).all():
         raise InputError(f"{name}: found NaN or infinity, expected finite numbers")
-    return np.broadcast_to(array, (count,)).tolist()
+    return np.broadcast_to(array.astype(np.float64), (count,)).tolist()
 
 
 def _sizes(shape: Any) -> list[int]:

@@ -7,7 +7,6 @@ Source: Schollwöck, Annals of Physics 326 (2011), §4; Oseledets, SIAM J. Sci. 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +20,8 @@ from corollary.core.certificate import Certificate
 from corollary.core.errors import InputError
 from corollary.core.precision import common_float, eps
 from corollary.linalg.tensor._formats import TensorTrain
+from corollary.linalg.tensor._tt_cores import checked_cores as checked_chain
+from corollary.linalg.tensor._tt_cores import length, log_norms, module
 from corollary.linalg.tensor._tt_matrix import TensorTrainMatrix
 
 SCHOLLWOECK = "Schollwöck, Annals of Physics 326 (2011)"
@@ -131,37 +132,11 @@ def isometry(cores: Sequence[Any], centre: int) -> Certificate:
     )
 
 
-def difference(a: Sequence[Any], b: Sequence[Any]) -> Cores:
-    """The cores of a − b, block by block."""
-    xp, last = module(a[0]), len(a) - 1
-    if last == 0:
-        return [a[0] - b[0]]
-    cores = []
-    for k, (x, y) in enumerate(zip(a, b, strict=True)):
-        if k == 0:
-            cores.append(xp.concatenate([x, -y], axis=2))
-        elif k == last:
-            cores.append(xp.concatenate([x, y], axis=0))
-        else:
-            above = xp.concatenate([x, xp.zeros((x.shape[0], x.shape[1], y.shape[2]), x.dtype)], axis=2)
-            beneath = xp.concatenate([xp.zeros((y.shape[0], y.shape[1], x.shape[2]), y.dtype), y], axis=2)
-            cores.append(xp.concatenate([above, beneath], axis=0))
-    return cores
-
-
-def length(array: Any) -> Any:
-    """Frobenius norm, whose squares neither overflow nor vanish."""
-    xp = module(array)
-    if array.size == 0:
-        return xp.zeros((), array.real.dtype)[()]
-    size = abs(array).max()
-    safe = xp.where(size > 0, size, xp.ones_like(size))
-    return xp.linalg.norm((array / safe.astype(array.dtype)).ravel()) * size
-
-
-def module(array: Any) -> Any:
-    """NumPy for NumPy arrays, whose shapes then cost no compilation; else JAX."""
-    return np if isinstance(array, np.ndarray | np.generic) else jnp
+def natural_size(cores: Sequence[Any]) -> Any:
+    """‖left part‖ · ‖right part‖ at the worst bond, at least the norm: what rounding in the cores is relative to."""
+    xp = module(*cores)
+    left, right = log_norms(cores), log_norms([c.transpose(2, 1, 0) for c in reversed(cores)])
+    return xp.exp(xp.max(xp.stack([a + b for a, b in zip(left, reversed(right), strict=True)])))
 
 
 def common(arrays: Sequence[Any]) -> Cores:
@@ -193,29 +168,16 @@ def checked_cores(name: str, state: Any) -> Cores:
     if not is_chain(state):
         found = type(state).__name__
         raise InputError(f"{name}: found {found}, expected a TensorTrain or a list of its cores (r_k, n_k, r_k+1)")
-    cores = state.cores if isinstance(state, TensorTrain) else state
-    cores = [validation.tensor(f"{name}.cores[{k}]", c, low=3, complex=True, host=True) for k, c in enumerate(cores)]
-    return common(_linked(name, cores, 3))
+    return common(checked_chain(name, state.cores if isinstance(state, TensorTrain) else state))
 
 
 def checked_mpo(name: str, mpo: Any, shape: Sequence[int] | None = None) -> Cores:
     """The cores of a square operator in train form, of the given mode sizes where they are given."""
     if not isinstance(mpo, TensorTrainMatrix):
         raise InputError(f"{name}: found {type(mpo).__name__}, expected a TensorTrainMatrix")
-    cores = [
-        validation.tensor(f"{name}.cores[{k}]", c, low=4, complex=True, host=True) for k, c in enumerate(mpo.cores)
-    ]
-    cores = common(_linked(name, cores, 4))
+    cores = common(checked_chain(name, mpo.cores, 4))
     rows, columns = [c.shape[1] for c in cores], [c.shape[2] for c in cores]
     if rows != columns or (shape is not None and rows != list(shape)):
         expected = "square local matrices" if shape is None else f"matrices of the sites' sizes {list(shape)}"
         raise InputError(f"{name}: found rows {rows} and columns {columns}, expected {expected}")
-    return cores
-
-
-def _linked(name: str, cores: Cores, modes: int) -> Cores:
-    shapes = [c.shape for c in cores]
-    fits = all(len(s) == modes for s in shapes) and all(a[-1] == b[0] for a, b in itertools.pairwise(shapes))
-    if not shapes or not fits or shapes[0][0] != 1 or shapes[-1][-1] != 1:
-        raise InputError(f"{name}: found cores of shapes {shapes}, expected a chain whose outer ranks are 1")
     return cores

@@ -26,7 +26,7 @@ from corollary.core.precision import follows_input
 from corollary.core.solution import Note, Solution, Status
 from corollary.linalg.tensor._formats import TensorRing
 from corollary.linalg.tensor._tucker import scaled
-from corollary.linalg.tensor._tucker_certificates import floor
+from corollary.linalg.tensor._tucker_certificates import floor, tail_noise
 from corollary.linalg.tensor._tucker_modes import adjoint, calm, host, leading, machine_eps, phases, square, to_limit
 
 
@@ -149,7 +149,7 @@ def _decompose(X: Any, rank: Any, tol: Any, r0: Any, xp: Any) -> Solution:
     A = X.reshape(shape[0], -1)
     if rank is None:
         U, tail = to_limit(A, left / (d - 1), xp)
-        r0, U = _split(U, r0, min(A.shape), xp)
+        r0, U = _split(U, r0, xp)
         left, r1 = left - tail, U.shape[1] // r0
     else:
         r0, r1 = rank[:2]
@@ -186,7 +186,7 @@ def _decompose(X: Any, rank: Any, tol: Any, r0: Any, xp: Any) -> Solution:
     return Solution(ring, certificates, status, 0, stats)
 
 
-def _split(U: Any, r0: Any, most: int, xp: Any) -> tuple[int, Any]:
+def _split(U: Any, r0: Any, xp: Any) -> tuple[int, Any]:
     """r_0 and the basis, padded to a multiple of it by zero columns, which change nothing, where r_0 was asked for."""
     found = U.shape[1]
     if r0 is None:
@@ -220,9 +220,8 @@ def _within(A: Any, limit: float, xp: Any) -> tuple[Any, Any, float]:
 
 
 def _bound(X: Any, error: Any, tails: list[Any], xp: Any) -> Certificate:
-    """error² <= Σ tails², with the rounding of squared tails that come from Gram matrices."""
-    noise, coarse = floor(X), math.sqrt(machine_eps(X))
-    tails = [t + xp.where(t >= coarse, noise, 2 * noise * xp.sqrt(t) + noise**2) for t in tails]
+    """error² <= Σ tails², with their rounding."""
+    tails = [t + tail_noise(X, t, False, xp) for t in tails]
     return Certificate(
         "‖X − T‖² <= Σ (discarded part of a step)², relative to ‖X‖²",
         measured=error,

@@ -201,9 +201,13 @@ def tt_laplacian(shape: Sequence[int], *, spacing: Any = 1.0) -> TensorTrainMatr
     [4.0, -1.0, 0.0, -1.0]
     """
     shape = checked_shape(shape)
-    steps = np.broadcast_to(np.asarray(spacing, float), (len(shape),))
-    if not np.all(steps > 0):
-        raise InputError(f"spacing: found {spacing!r}, expected positive numbers")
+    steps = np.asarray(spacing)
+    real = steps.dtype.kind in "iuf" and steps.shape in ((), (len(shape),))
+    if not (real and np.all(np.isfinite(steps)) and np.all(steps > 0)):
+        raise InputError(
+            f"spacing: found {spacing!r}, expected a positive number, or one for each of {len(shape)} axes"
+        )
+    steps = np.broadcast_to(steps.astype(float), (len(shape),))
     second = [(2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)) / h**2 for n, h in zip(shape, steps, strict=True)]
     return tt_kronecker_sum(second)
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 
 from corollary.core import validation
@@ -35,6 +36,39 @@ def small_blas(size: int) -> contextlib.AbstractContextManager[Any]:
 def module(*arrays: Any) -> Any:
     """NumPy where all arrays are NumPy's, else JAX."""
     return np if all(isinstance(a, np.ndarray | np.generic) for a in arrays) else jnp
+
+
+def divided(array: Any, size: Any) -> Any:
+    """array / size for a real size; parts by themselves, as the squares in a complex quotient overflow or vanish."""
+    if isinstance(array, jax.Array) and array.dtype.kind == "c":
+        return lax.complex(array.real / size, array.imag / size)
+    return array / size
+
+
+def length(array: Any) -> Any:
+    """Frobenius norm, whose squares neither overflow nor vanish."""
+    xp = module(array)
+    if array.size == 0:
+        return xp.zeros((), array.real.dtype)[()]
+    size = abs(array).max()
+    safe = xp.where(size > 0, size, xp.ones_like(size))
+    return xp.linalg.norm(divided(array, safe).ravel()) * size
+
+
+def log_norms(cores: Sequence[Any]) -> list[Any]:
+    """log ‖part before the bond‖ at every bond from 0 to d, by QRs whose scales are taken out: nothing overflows."""
+    xp, real = module(*cores), cores[0].real.dtype
+    triangle, total = xp.ones((1, 1), cores[0].dtype), xp.zeros((), real)
+    found = [total]
+    for core in cores:
+        pushed = xp.tensordot(triangle, core, axes=([1], [0])).reshape(-1, core.shape[2])
+        triangle = xp.linalg.qr(pushed, mode="r")
+        size = length(triangle)
+        triangle = divided(triangle, xp.where(size > 0, size, xp.ones_like(size)))
+        with np.errstate(divide="ignore"):
+            total = total + xp.log(size)
+        found.append(total)
+    return found
 
 
 def summed(a: Sequence[Any], b: Sequence[Any], sign: Any = 1) -> Cores:
@@ -68,6 +102,8 @@ def multiplied(a: Sequence[Any], b: Sequence[Any]) -> Cores:
 def scaled(cores: Sequence[Any], factor: Any) -> Cores:
     """Cores of factor · train."""
     first = cores[0]
+    if np.ndim(factor):
+        raise InputError(f"factor: found an array of shape {np.shape(factor)}, expected a number or a TensorTrain")
     if isinstance(factor, np.ndarray | np.generic | jax.Array) and factor.dtype.kind != "c":
         factor = factor.astype(first.dtype)  # what the cores are in, the result is in
     return (first * factor, *cores[1:])

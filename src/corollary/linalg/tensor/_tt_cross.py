@@ -1,9 +1,9 @@
 """TT-cross: a tensor train of a function of d indices from few of its values.
 
 Use it where the tensor could never be formed: a function on a grid in ten dimensions, a table behind a simulation.
-The train interpolates the function on nested crosses of fibres. A sweep looks at every bond for the entry where the
-interpolation errs most along a column and a row of the two-site block (a rook's search) and adds that cross; crosses
-are only added, so that every value is asked for once. It ends when the error at points that had no part in the choice
+The train interpolates the function on nested crosses of fibres. A sweep looks at every bond along a random column of
+the two-site block, then along the row where the interpolation errs most on it, and adds the cross through the entry
+where it errs most on that row; crosses are only added. It ends when the error at points that had no part in the choice
 is within the tolerance. Cost: Σ r_{k-1} n_k r_k values for the answer, about twice that with the searches.
 
 Source: Oseledets & Tyrtyshnikov, Linear Algebra Appl. 432 (2010); Savostyanov, Linear Algebra Appl. 458 (2014),
@@ -77,10 +77,10 @@ def tt_cross(
     -------
     Solution
         ``value``: `TensorTrain`. Certificates: ``"held_out"`` (probabilistic: an upper limit of the share of entries
-        that err by more than 10 tol, in units of the root mean square, held against 5%; an error of tol in the mean
-        square leaves at most 1%), and ``"relative_error"`` (estimate with its standard error). ``stats``:
-        ``evaluations``, ``pivot_error`` (the largest last error at a cross, relative), ``scale`` (root mean square of
-        the values). ``status``: MAX_STEPS where the tolerance was not reached.
+        that err by more than 10 tol, in units of the root mean square at the points that steered, held against 5%; an
+        error of tol in the mean square leaves at most 1%), and ``"relative_error"`` (estimate with its standard error,
+        in the same units). ``stats``: ``evaluations``, ``pivot_error`` (the largest last error at a cross, relative),
+        ``scale`` (that root mean square). ``status``: MAX_STEPS where the tolerance was not reached.
 
     Raises
     ------
@@ -115,9 +115,8 @@ def tt_cross(
     values = _Values(function, whole, keep, axes)
     test = np.stack([rng.integers(0, n, checks) for n in shape], axis=1)
     truth = values(test)
-    scale = math.sqrt(float(np.mean(np.abs(truth) ** 2)))
     cross = _Cross(values, shape, test[np.argmax(np.abs(truth))], rng)
-    scale = scale if scale > 0 else cross.largest
+    scale = _rms(truth) or cross.largest
     threshold, error, steps, idle, looks = tol, np.inf, 0, 0, 0
     final: _Look | None = None
     for step in range(1, max_steps + 1):
@@ -129,24 +128,31 @@ def tt_cross(
             continue
         train = cross.train()
         difference = np.abs(train.entries(test) - truth)
-        error = math.sqrt(float(np.mean(difference**2))) / scale if scale > 0 else 0.0
+        error = _rms(difference) / scale if scale > 0 else 0.0
         if error <= tol:
-            final = _look(cross, values, rng, tol, checks)
+            final = _look(cross, values, rng, tol, checks, scale)
             looks += 1
             if final.error <= tol or looks == LOOKS:
                 break
             # The points that steered were too kind: the fresh ones join them, and others will certify.
             test, truth = np.concatenate([test, final.points]), np.concatenate([truth, final.truth])
-            difference = np.abs(train.entries(test) - truth)
+            scale, difference = _rms(truth), np.abs(train.entries(test) - truth)
         idle = 0 if added else idle + 1
         if idle:  # nothing was found above the threshold, and yet the points disagree: start from the worst of them
-            if threshold < 4 * values.eps or all(r >= max_rank for r in cross.ranks()):
+            if threshold < 4 * values.eps or all(cross.full(k, max_rank) for k in range(1, len(shape))):
                 break
             if idle > 2:
                 threshold, idle = max(threshold / 10, 2 * values.eps), 0
             cross.seed = test[int(np.argmax(difference))]
         final = None
-    return _answer(cross, values, final or _look(cross, values, rng, tol, checks), tol, steps, error)
+    return _answer(cross, values, final or _look(cross, values, rng, tol, checks, scale), tol, steps, error)
+
+
+def _rms(values: np.ndarray) -> float:
+    """Root mean square, whose squares neither overflow nor vanish."""
+    sizes = np.abs(values).astype(np.float64)
+    top = float(sizes.max())
+    return top * math.sqrt(float(np.mean((sizes / top) ** 2))) if top > 0 else 0.0
 
 
 class _Look(NamedTuple):
@@ -164,16 +170,17 @@ class _Look(NamedTuple):
         return math.sqrt(float(np.mean(self.squares)))
 
 
-def _look(cross: _Cross, values: _Values, rng: np.random.Generator, tol: float, checks: int) -> _Look:
-    """Superfluous ranks rounded away, and the error at fresh points."""
+def _look(cross: _Cross, values: _Values, rng: np.random.Generator, tol: float, checks: int, scale: float) -> _Look:
+    """Superfluous ranks rounded away, and the error at fresh points, in units that these had no part in."""
     train = cross.train()
     reduced = tt_round(train, tol=tol / 10)
     if float(reduced.stats["relative_error"]) <= tol / 5:
         train = reduced.value
     points = np.stack([rng.integers(0, n, checks) for n in train.shape], axis=1)
     truth = values(points)
-    scale = math.sqrt(float(np.mean(np.abs(truth) ** 2))) or cross.largest or 1.0
-    return _Look(train, points, truth, (np.abs(train.entries(points) - truth) / scale) ** 2, scale)
+    scale = scale or _rms(truth) or 1.0  # nothing but zeros so far
+    errors = np.abs(train.entries(points) - truth).astype(np.float64) / scale
+    return _Look(train, points, truth, errors**2, scale)
 
 
 def _answer(cross: _Cross, values: _Values, look: _Look, tol: float, steps: int, error: float) -> Solution:
@@ -183,7 +190,7 @@ def _answer(cross: _Cross, values: _Values, look: _Look, tol: float, steps: int,
     bad = int(np.sum(look.squares > (10 * tol) ** 2))
     certificates = {
         "held_out": Certificate(
-            "the share of entries that err by more than 10 tol times the root mean square",
+            "the share of entries that err by more than 10 tol times the root mean square at the points that steered",
             measured=float(scipy.stats.beta.ppf(1 - RISK / LOOKS, bad + 1, checks - bad)),
             bound=0.05,
             kind="probabilistic",
@@ -191,7 +198,7 @@ def _answer(cross: _Cross, values: _Values, look: _Look, tol: float, steps: int,
             source=f"Clopper & Pearson (1934), from {bad} of {checks} fresh points",
         ),
         "relative_error": Certificate(
-            "root mean square error at fresh points over the function's root mean square",
+            "root mean square error at fresh points over the function's root mean square at the points that steered",
             measured=measured,
             stderr=spread,
             kind="estimate",
@@ -291,9 +298,9 @@ class _Cross:
         self.last_error = 0.0
         self.seed: np.ndarray | None = None  # a point where the train is known to be wrong
 
-    def ranks(self) -> list[int]:
-        """Of the inner bonds."""
-        return [len(i) for i in self.I[1:-1]]
+    def full(self, k: int, max_rank: int) -> bool:
+        """Whether bond k has as many crosses as it may, or as the cores beside it have rows and columns."""
+        return len(self.I[k]) >= min(max_rank, self.cores[k - 1][..., 0].size, self.cores[k][0].size)
 
     def _block(self, I: np.ndarray, J: np.ndarray, k: int) -> np.ndarray:
         """Indices I × i_k × J in C order."""
@@ -306,9 +313,9 @@ class _Cross:
         """One look at every bond; how many crosses were added."""
         d, added, self.last_error = len(self.shape), 0, 0.0
         for bond in range(1, d) if forward else range(d - 1, 0, -1):
-            most = min(max_rank, self.cores[bond - 1][..., 0].size, self.cores[bond][0].size)
-            if len(self.I[bond]) < most:
-                added += self._seeded(bond, limit) if forward and self.seed is not None else 0
+            if forward and self.seed is not None and not self.full(bond, max_rank):
+                added += self._seeded(bond, limit)
+            if not self.full(bond, max_rank):
                 added += self._improve(bond, limit)
         self.seed = None if forward else self.seed
         return added
@@ -332,40 +339,25 @@ class _Cross:
         return True
 
     def _improve(self, k: int, limit: float) -> bool:
-        """Rook's search in the block around bond k, and the cross where the interpolation errs most."""
+        """A random column of the block around bond k, its worst row, and the cross through the worst entry of that."""
         left, right = self.cores[k - 1], self.cores[k]
         (a, n, r), (_, m, b) = left.shape, right.shape
         W = _interpolation(left.reshape(a * n, r), self.rows[k - 1])
         V = _interpolation(right.reshape(r, m * b).T, self.columns[k]).T
-        rows, columns = self.rows[k - 1], self.columns[k]
         column = int(self.rng.integers(m * b))
-        known: dict[int, np.ndarray] = {}
-        best_row, residual = -1, 0.0
-        for _ in range(3):
-            if column not in known:
-                known[column] = self._column(k, column)
-            error = known[column] - W @ known[column][rows]
-            row, here = int(np.argmax(np.abs(error))), float(np.abs(error).max())
-            if row == best_row or here <= residual:
-                break
-            best_row, residual = row, here
-            line = self._row(k, row)
-            error = line - line[columns] @ V
-            other = int(np.argmax(np.abs(error)))
-            if other == column or here == 0:
-                break
-            column, residual = other, float(np.abs(error[other]))
-            if residual <= limit:
-                break
-            known[column] = self._column(k, column)
-            self._add(k, row, column, known[column], line)
-            self.last_error = max(self.last_error, residual)
-            return True
-        self.last_error = max(self.last_error, residual)
-        if residual > limit and best_row >= 0:
-            self._add(k, best_row, column, known[column], self._row(k, best_row))
-            return True
-        return False
+        values = self._column(k, column)
+        error = np.abs(values - W @ values[self.rows[k - 1]])
+        row = int(np.argmax(error))
+        if error[row] == 0:
+            return False
+        line = self._row(k, row)
+        error = np.abs(line - line[self.columns[k]] @ V)
+        worst = int(np.argmax(error))
+        self.last_error = max(self.last_error, float(error[worst]))
+        if error[worst] <= limit:
+            return False
+        self._add(k, row, worst, values if worst == column else self._column(k, worst), line)
+        return True
 
     def _column(self, k: int, column: int) -> np.ndarray:
         """The values at (I_{k-1} × i_{k-1}) × one right index."""

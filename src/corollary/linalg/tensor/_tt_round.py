@@ -8,11 +8,13 @@ Source: Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33 (2011), A
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 
 from corollary.core import validation
@@ -21,8 +23,10 @@ from corollary.core.precision import follows_input
 from corollary.core.solution import Solution
 from corollary.linalg.tensor._formats import TensorTrain
 from corollary.linalg.tensor._tt_arithmetic import checked_ranks, checked_train
-from corollary.linalg.tensor._tt_cores import on_host, small_blas, summed
+from corollary.linalg.tensor._tt_cores import divided, length, log_norms, on_host, small_blas, summed
 from corollary.linalg.tensor._tt_svd import certified, cut
+
+SAFE = 1e10  # the squares of such a norm times eps, or over it, are far within float32
 
 
 @follows_input
@@ -83,13 +87,15 @@ def tt_round(train: Any, *, rank: Any = None, tol: Any = None) -> Solution:
 
 
 def _rounded(train: TensorTrain, ranks: tuple[int, ...] | None, tol: Any, xp: Any) -> Solution:
-    """QRs to the left, SVDs to the right, on cores brought to unit size so that nothing overflows."""
-    sizes = [xp.max(xp.abs(c)) for c in train.cores]
-    sizes = [xp.where(s > 0, s, xp.ones_like(s)) for s in sizes]
-    unit = TensorTrain(tuple(c / s for c, s in zip(train.cores, sizes, strict=True)))
-    d, eps = len(unit.cores), float(jnp.finfo(unit.cores[0].dtype).eps)
-    orthogonal, interfaces = right_orthogonal(unit, xp)
-    norm = xp.linalg.norm(orthogonal.cores[0].ravel())
+    """QRs to the left, SVDs to the right, on cores whose product stays near size one so that nothing overflows."""
+    d, eps = len(train.cores), float(jnp.finfo(train.cores[0].dtype).eps)
+    sizes = _sizes(train, xp)
+    unit, orthogonal, interfaces, norm = _scaled(train, sizes, xp)
+    if not isinstance(norm, Tracer) and not 1 / SAFE < norm < SAFE:
+        growth = float(log_norms(unit.cores)[-1])
+        if math.isfinite(growth):  # else it is zero
+            sizes = [s * math.exp(growth / d) for s in sizes]
+            unit, orthogonal, interfaces, norm = _scaled(train, sizes, xp)
     scale = xp.where(norm > 0, norm, xp.ones_like(norm))
     # A train whose cores cancel is itself only known to eps of what cancels: ‖left part‖ ‖right part‖ at the bonds.
     lost = xp.max(xp.stack([a * b for a, b in zip(left_norms(unit, xp), interfaces, strict=True)])) / scale
@@ -107,17 +113,32 @@ def _rounded(train: TensorTrain, ranks: tuple[int, ...] | None, tol: Any, xp: An
         used = used if tol is None else used + float(tail) ** 2
         discarded.append(tail)
         cores.append(U[:, :r].reshape(r_left, n, r))
-        carry = xp.tensordot(s[:r, None] * Vh[:r], orthogonal.cores[k + 1], axes=([1], [0]))
+        carry = xp.tensordot(s[:r, None].astype(Vh.dtype) * Vh[:r], orthogonal.cores[k + 1], axes=([1], [0]))
     cores.append(carry)
     rounded = TensorTrain(tuple(cores))
     error = TensorTrain(summed(unit.cores, rounded.cores, -1)).norm() / scale
-    parts = xp.stack(discarded) / scale if discarded else xp.zeros(1, sizes[0].dtype)
+    parts = xp.stack(discarded) / scale if discarded else xp.zeros(1, norm.dtype)
     amplified = eps * xp.maximum(lost, 1)
-    rounded = TensorTrain(tuple(c * s for c, s in zip(rounded.cores, sizes, strict=True)))
+    rounded = TensorTrain(tuple(c * s.astype(c.dtype) for c, s in zip(rounded.cores, sizes, strict=True)))
     solution = certified(rounded, error, parts, tol, amplified, "QR and SVD sweeps", xp)
     return Solution(
         rounded, solution.certificates, solution.status, d - 1, {**solution.stats, "cancellation": xp.maximum(lost, 1)}
     )
+
+
+def _sizes(train: TensorTrain, xp: Any) -> list[Any]:
+    """‖G_k‖/√r_{k+1}: one for an orthogonal core, and the growth from bond to bond for a random one."""
+    held = [lax.stop_gradient(c) if xp is jnp else c for c in train.cores]
+    sizes = [length(c) / math.sqrt(c.shape[2]) for c in held]
+    return [xp.where(s > 0, s, xp.ones_like(s)) for s in sizes]
+
+
+def _scaled(train: TensorTrain, sizes: list[Any], xp: Any) -> tuple[TensorTrain, TensorTrain, list[Any], Any]:
+    """The train of the divided cores, right-orthogonal also, with the norms of its right parts and of the whole."""
+    unit = TensorTrain(tuple(divided(c, s) for c, s in zip(train.cores, sizes, strict=True)))
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller looks, and scales again
+        orthogonal, interfaces = right_orthogonal(unit, xp)
+        return unit, orthogonal, interfaces, length(orthogonal.cores[0])
 
 
 def right_orthogonal(train: TensorTrain, xp: Any) -> tuple[TensorTrain, list[Any]]:

@@ -88,7 +88,9 @@ def tt_solve(
         ``value``: `TensorTrain` x. Certificates: ``"relative_residual"`` (exact: measured on the train A x − b by a
         sweep of QRs, against `tol`), and for "als" ``"monotone"`` (monitor: the energy xᴴAx − 2 Re bᴴx, or
         ‖A x − b‖², never rose by more than its rounding from one local solve to the next). ``history``:
-        ``relative_residual`` and ``energy`` for each sweep. ``status``: MAX_STEPS where `tol` was not reached.
+        ``relative_residual`` and ``energy`` for each sweep. ``stats``: ``residual_uncertainty`` (at most that much
+        of the residual is rounding of A x and b, which cancel). ``status``: PRECISION where `tol` was missed by no more
+        than that, else MAX_STEPS where it was not reached.
 
     Raises
     ------
@@ -138,6 +140,8 @@ def _start(x0: Any, b: TensorTrain, rank: int, key: Key[Array, ""], dtype: Any) 
         x = checked_train("x0", x0)
         if x.shape != b.shape:
             raise InputError(f"x0: found modes {x.shape}, expected {b.shape}")
+        if dtype.kind != "c" and any(c.dtype.kind == "c" for c in x.cores):
+            raise InputError("x0: found complex cores, expected real ones for real A and b")
     return TensorTrain(tuple(np.asarray(c).astype(dtype) for c in x.cores))
 
 
@@ -177,7 +181,8 @@ def _solve(
             break
     left_over = tt_matvec(A, x) - b
     lost = max(p * q for p, q in zip(left_norms(left_over, np), right_orthogonal(left_over, np)[1], strict=True))
-    rounding = 16 * len(b.cores) * eps * max(float(lost), 1.0)
+    rounding = 16 * len(b.cores) * eps
+    uncertain = rounding * max(float(lost), 1.0)  # A x and b cancel: an overestimate of what rounding did
     measured = float(left_over.norm()) if size > 0 else 0.0
     certificates = {
         "relative_residual": Certificate(
@@ -197,10 +202,16 @@ def _solve(
             kind="monitor",
             source=f"{HRS}, §3",
         )
-    status = np.int32(Status.CONVERGED if measured <= tol + rounding else Status.MAX_STEPS)
+    short = Status.PRECISION if measured <= tol + uncertain else Status.MAX_STEPS
+    status = np.int32(Status.CONVERGED if measured <= tol + rounding else short)
     if size > 0:
         x = TensorTrain((x.cores[0] * np.asarray(size, x.cores[0].real.dtype), *x.cores[1:]))
-    stats = {"rank": x.rank, "method": Note(method), "local_iterations": sweep.iterations}
+    stats = {
+        "rank": x.rank,
+        "method": Note(method),
+        "local_iterations": sweep.iterations,
+        "residual_uncertainty": uncertain,
+    }
     history = {"relative_residual": np.array(residuals), "energy": np.array(energies)}
     return Solution(x, certificates, status, steps, stats, history)
 

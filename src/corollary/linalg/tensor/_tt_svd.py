@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 
 from corollary.core import validation
@@ -29,7 +30,7 @@ from corollary.core.solution import Note, Solution, Status
 from corollary.linalg._rows import one_thread, read
 from corollary.linalg.tensor._formats import TensorTrain
 from corollary.linalg.tensor._tt_arithmetic import checked_ranks
-from corollary.linalg.tensor._tt_cores import on_host, small_blas
+from corollary.linalg.tensor._tt_cores import divided, on_host, small_blas
 
 SOURCE = "Oseledets, SIAM J. Sci. Comput. 33 (2011)"
 GRAM = 1e3  # a discarded part above √(GRAM · eps) of the tensor is known well enough from squares
@@ -305,11 +306,15 @@ def _in_jax(A: Any, ranks: tuple[int, ...] | None, tol: Any) -> Solution:
     if ranks is None and isinstance(A, Tracer):
         raise InputError("tol: found a traced tensor, whose ranks must be known: pass rank in place of tol")
     shape, d, eps = A.shape, A.ndim, float(jnp.finfo(A.dtype).eps)
+    size = jnp.max(jnp.abs(lax.stop_gradient(A)))
+    size = jnp.where(size > 0, size, jnp.ones_like(size))
+    A = divided(A, size)  # else squares could overflow or vanish
     norm = jnp.linalg.norm(A.ravel())
     cores, discarded, X, r_left, used = [], [], A.reshape(1, -1), 1, 0.0
     for k in range(d - 1):
         X = X.reshape(r_left * shape[k], -1)
-        U, s, Vh = jnp.linalg.svd(X, full_matrices=False)
+        wide = X.shape[1] > 4 * X.shape[0] and not isinstance(A, Tracer)  # a triangle's derivative needs full rank
+        U, s, _ = jnp.linalg.svd(jnp.linalg.qr(X.conj().T, mode="r").conj().T if wide else X, full_matrices=False)
         if ranks is None:
             budget = max((tol * float(norm)) ** 2 - used, 0.0) / (d - 1 - k)
             r, _ = cut(np.asarray(s, np.float64), len(s), budget, float(norm), eps)
@@ -319,9 +324,9 @@ def _in_jax(A: Any, ranks: tuple[int, ...] | None, tol: Any) -> Solution:
         used = used if ranks is not None else used + float(tail) ** 2
         discarded.append(tail)
         cores.append(U[:, :r].reshape(r_left, shape[k], r))
-        X, r_left = s[:r, None] * Vh[:r], r
+        X, r_left = U[:, :r].conj().T @ X, r
     cores.append(X.reshape(r_left, shape[-1], 1))
-    train = TensorTrain(tuple(cores))
     scale = jnp.where(norm > 0, norm, 1)
-    error = jnp.linalg.norm((train.to_dense() - A).ravel()) / scale
+    error = jnp.linalg.norm((TensorTrain(tuple(cores)).to_dense() - A).ravel()) / scale
+    train = TensorTrain((*cores[:-1], cores[-1] * size.astype(A.dtype)))
     return certified(train, error, jnp.stack(discarded) / scale, tol, eps, "SVD", jnp)

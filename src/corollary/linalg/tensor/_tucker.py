@@ -27,7 +27,14 @@ from corollary.core.missing import observed
 from corollary.core.precision import follows_input
 from corollary.core.solution import Note, Solution, Status
 from corollary.linalg.tensor._formats import Tucker
-from corollary.linalg.tensor._tucker_certificates import bounds, floor, monitors, orthonormality, relative_error
+from corollary.linalg.tensor._tucker_certificates import (
+    bounds,
+    floor,
+    monitors,
+    orthonormality,
+    relative_error,
+    tail_noise,
+)
 from corollary.linalg.tensor._tucker_hooi import hooi
 from corollary.linalg.tensor._tucker_modes import (
     adjoint,
@@ -75,8 +82,8 @@ def tucker(
     tensor
         (n_0, …, n_{d-1}), d >= 2, real or complex. NaN marks a missing entry (real data, "hooi").
     rank
-        The core's size: an integer for all modes, or one for each; None in a sequence leaves its mode whole. At most
-        min(n_k, product of the other n_j). Give this or `tol`.
+        The core's size: an integer for all modes, or one for each; at most min(n_k, product of the other
+        n_j), which is what the mode's unfolding has: None in a sequence keeps all of it. Give this or `tol`.
     tol
         Relative error in the Frobenius norm that is not to be exceeded; every mode may spend what is left over d.
     method
@@ -153,14 +160,16 @@ def tucker(
     key = jax.random.key(0) if key is None else key
     xp: Any = np if isinstance(X, np.ndarray) else jnp
     X, scale = scaled(X, xp)
+    recorded = int(max_steps) if history else 0
     if nonnegative:
         assert ranks is not None
-        found = nonnegative_tucker(X, seen, ranks, accuracy, max_steps)
+        found = nonnegative_tucker(X, seen, ranks, accuracy, max_steps, recorded)
     elif seen is not None:
         assert ranks is not None
-        found = _incomplete(X, seen, ranks, accuracy, max_steps, xp)
+        found = _incomplete(X, seen, ranks, accuracy, max_steps, recorded, xp)
     else:
-        found = _complete(X, ranks, tol, method, accuracy, max_steps, (oversampling, power_iterations, key), xp)
+        sketch = (oversampling, power_iterations, key)
+        found = _complete(X, ranks, tol, method, accuracy, max_steps, recorded, sketch, xp)
     core = found.value.core * scale
     kept = found.history if history else None
     value = Tucker(core, found.value.factors)
@@ -186,19 +195,19 @@ def _finite(tensor: Any) -> bool:
 
 
 def checked_ranks(rank: Any, shape: tuple[int, ...], name: str = "rank") -> tuple[int, ...]:
-    """A rank for each mode that the shape allows."""
+    """A rank for each mode that the shape allows; for None all that the mode's unfolding has."""
     if isinstance(rank, Sequence | np.ndarray) and not isinstance(rank, str):
         if len(rank) != len(shape):
             raise InputError(f"{name}: found {len(rank)} ranks, expected {len(shape)}, one for each mode")
         each: list[Any] = list(rank)
     else:
         each = [validation.integer(1)(name, rank)] * len(shape)
+    most = [min(n, math.prod(shape) // n) for n in shape]
     for mode, r in enumerate(each):
         validation.integer(1, none=True)(f"{name}[{mode}]", r)
-        most = min(shape[mode], math.prod(shape) // shape[mode])
-        if r is not None and r > most:
-            raise InputError(f"{name}[{mode}]: found {r}, expected at most {most} for a tensor of shape {shape}")
-    return tuple(n if r is None else int(r) for r, n in zip(each, shape, strict=True))
+        if r is not None and r > most[mode]:
+            raise InputError(f"{name}[{mode}]: found {r}, expected at most {most[mode]} for a tensor of shape {shape}")
+    return tuple(m if r is None else int(r) for r, m in zip(each, most, strict=True))
 
 
 def _fitting(X: Any, seen: Any, ranks: Any, method: str, nonnegative: bool) -> None:
@@ -222,7 +231,7 @@ def scaled(X: Any, xp: Any) -> tuple[Any, Any]:
             size = math.sqrt(square(X, np))
         if 1 / safe < size < safe:
             return X, np.ones((), X.real.dtype)
-    scale = xp.ldexp(xp.ones((), X.real.dtype), xp.frexp(xp.max(xp.abs(X)))[1])
+    scale = xp.ldexp(xp.ones((), X.real.dtype), xp.frexp(xp.max(xp.abs(X)))[1] - 1)  # no larger than an entry: finite
     return X / scale, scale
 
 
@@ -235,21 +244,23 @@ class Parts(NamedTuple):
 
 
 def _complete(
-    X: Any, ranks: Any, tol: Any, method: str, accuracy: Any, max_steps: int, sketch: Any, xp: Any
+    X: Any, ranks: Any, tol: Any, method: str, accuracy: Any, max_steps: Any, recorded: int, sketch: Any, xp: Any
 ) -> Solution:
     """The decomposition of a tensor without gaps, with its certificates."""
     if xp is jnp and ranks is not None:
-        return _compiled(X, ranks, method, accuracy, max_steps, sketch[2], sketch[:2])
-    return _decompose(X, ranks, tol, method, accuracy, max_steps, sketch, xp)
+        return _compiled(X, ranks, method, accuracy, max_steps, recorded, sketch[2], sketch[:2])
+    return _decompose(X, ranks, tol, method, accuracy, max_steps, recorded, sketch, xp)
 
 
-@functools.partial(jax.jit, static_argnames=("ranks", "method", "max_steps", "numbers"))
-def _compiled(X: Any, ranks: Any, method: str, accuracy: Any, max_steps: int, key: Any, numbers: Any) -> Solution:
-    return _decompose(X, ranks, None, method, accuracy, max_steps, (*numbers, key), jnp)
+@functools.partial(jax.jit, static_argnames=("ranks", "method", "recorded", "numbers"))
+def _compiled(
+    X: Any, ranks: Any, method: str, accuracy: Any, max_steps: Any, recorded: int, key: Any, numbers: Any
+) -> Solution:
+    return _decompose(X, ranks, None, method, accuracy, max_steps, recorded, (*numbers, key), jnp)
 
 
 def _decompose(
-    X: Any, ranks: Any, tol: Any, method: str, accuracy: Any, max_steps: int, sketch: Any, xp: Any
+    X: Any, ranks: Any, tol: Any, method: str, accuracy: Any, max_steps: Any, recorded: int, sketch: Any, xp: Any
 ) -> Solution:
     total = square(X, xp)
     safe = xp.where(total > 0, total, 1)
@@ -260,7 +271,7 @@ def _decompose(
     whole = all(U is None for U in factors)
     if method == "hooi" and not whole:
         limit = xp.maximum(accuracy, floor(X))
-        run = hooi(X, None, factors, core, limit, max_steps)
+        run = hooi(X, None, factors, core, limit, max_steps, recorded)
         factors, core = run.factors, run.core
     core, factors = canonical(core, factors, xp)
     error, doubt = relative_error(X, total, core, factors, xp)
@@ -281,7 +292,8 @@ def _decompose(
         "method": Note(method),
     }
     if method != "randomized":
-        stats["best_error_at_least"] = xp.sqrt(functools.reduce(xp.maximum, tails))
+        sure = [xp.maximum(t - tail_noise(X, t, False, xp), 0) for t in tails]
+        stats["best_error_at_least"] = xp.sqrt(functools.reduce(xp.maximum, sure))
     steps = 0 if run is None else run.steps
     trace = None if run is None else {"relative_error": run.history}
     return Solution(Tucker(core, factors), certificates, status, steps, stats, trace)
@@ -328,12 +340,12 @@ def _within(A: Any, limit: float, method: str, sketch: Any, xp: Any) -> tuple[An
     return to_limit(A, limit, xp)
 
 
-def _incomplete(X: Any, seen: Any, ranks: Any, accuracy: Any, max_steps: int, xp: Any) -> Solution:
+def _incomplete(X: Any, seen: Any, ranks: Any, accuracy: Any, max_steps: Any, recorded: int, xp: Any) -> Solution:
     """HOOI with the gaps filled from the model; it starts from the HOSVD with the gaps at the observed mean."""
     mean = xp.sum(X) / xp.sum(seen).astype(X.dtype)
     parts = _truncate(xp.where(seen, X, mean), ranks, None, "st-hosvd", None, xp)
     limit = xp.maximum(accuracy, floor(X))
-    run = hooi(X, seen, parts.factors, parts.core, limit, max_steps)
+    run = hooi(X, seen, parts.factors, parts.core, limit, max_steps, recorded)
     error = xp.sqrt(run.misfit)
     core, factors = canonical(run.core, run.factors, xp)
     certificates = {

@@ -46,11 +46,15 @@ def orthonormality(factors: Any, xp: Any) -> Certificate:
     )
 
 
-def bounds(X: Any, error: Any, doubt: Any, tails: Any, cut: Any, method: str, xp: Any) -> dict[str, Certificate]:
-    """The error against the discarded parts. Squared tails carry rounding of eps ‖X‖² from Gram matrices, less else."""
+def tail_noise(X: Any, tail: Any, by_norms: bool, xp: Any) -> Any:
+    """Rounding of a squared tail over ‖X‖²: eps from Gram matrices and from differences of norms, less else."""
     noise, coarse = floor(X), math.sqrt(machine_eps(X))
-    by_norms = method == "randomized"  # whose tails are differences of norms
-    tails = [t + xp.where((t >= coarse) | by_norms, noise, 2 * noise * xp.sqrt(t) + noise**2) for t in tails]
+    return xp.where((tail >= coarse) | by_norms, noise, 2 * noise * xp.sqrt(tail) + noise**2)
+
+
+def bounds(X: Any, error: Any, doubt: Any, tails: Any, cut: Any, method: str, xp: Any) -> dict[str, Certificate]:
+    """The error against the discarded parts, with their rounding."""
+    tails = [t + tail_noise(X, t, method == "randomized", xp) for t in tails]
     summed = functools.reduce(lambda a, b: a + b, tails)
     modes = max(1, sum(U is not None for U in cut))
     certificates = {

@@ -26,7 +26,7 @@ class TuckerDecomposition(TensorComponents):
     ----------
     rank
         One integer for all modes, or one for each, that of the samples (the number of components) first; None in a
-        sequence leaves a mode whole. With neither `rank` nor `tol` everything is kept: the full HOSVD.
+        sequence keeps all that a mode has. With neither `rank` nor `tol` everything is kept: the full HOSVD.
     tol
         In place of `rank`: the relative error that is not to be exceeded.
     method
@@ -99,7 +99,7 @@ class TuckerDecomposition(TensorComponents):
             if rank is None and self.tol is None:
                 if np.isnan(X).any():
                     raise InputError("rank: found None with missing entries, expected ranks")
-                rank = [min(X.shape[0], int(np.prod(X.shape[1:]))), *([None] * (X.ndim - 1))]
+                rank = [None] * X.ndim
             solution = tucker(
                 X,
                 rank,

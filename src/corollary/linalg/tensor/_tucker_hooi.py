@@ -33,19 +33,24 @@ class Run(NamedTuple):
     history: Any  # relative error after each sweep
 
 
-def hooi(X: Any, seen: Any, factors: Factors, core: Any, accuracy: Any, max_steps: int) -> Run:
-    """Sweeps until the stationarity is within `accuracy`, or `max_steps` of them; at least one."""
+def hooi(X: Any, seen: Any, factors: Factors, core: Any, accuracy: Any, max_steps: Any, recorded: int) -> Run:
+    """Sweeps until the stationarity is within `accuracy`, or `max_steps` of them; at least one.
+
+    The errors of the first `recorded` sweeps are kept.
+    """
     if isinstance(X, np.ndarray):
-        return _sweeps(X, seen, factors, core, accuracy, max_steps, np)
-    return _compiled(X, seen, factors, core, accuracy, max_steps)
+        return _sweeps(X, seen, factors, core, accuracy, max_steps, recorded, np)
+    return _compiled(X, seen, factors, core, accuracy, max_steps, recorded)
 
 
-@functools.partial(jax.jit, static_argnames="max_steps")
-def _compiled(X: Any, seen: Any, factors: Factors, core: Any, accuracy: Any, max_steps: int) -> Run:
-    return _sweeps(X, seen, factors, core, accuracy, max_steps, jnp)
+@functools.partial(jax.jit, static_argnames="recorded")
+def _compiled(X: Any, seen: Any, factors: Factors, core: Any, accuracy: Any, max_steps: Any, recorded: int) -> Run:
+    return _sweeps(X, seen, factors, core, accuracy, max_steps, recorded, jnp)
 
 
-def _sweeps(X: Any, seen: Any, factors: Factors, core: Any, accuracy: Any, max_steps: int, xp: Any) -> Run:
+def _sweeps(
+    X: Any, seen: Any, factors: Factors, core: Any, accuracy: Any, max_steps: Any, recorded: int, xp: Any
+) -> Run:
     real = xp.zeros(1, X.dtype).real.dtype
     number: Callable[[Any], Any] = float if xp is np else lambda x: jnp.asarray(x, real)
     total = square(X, xp)
@@ -57,7 +62,7 @@ def _sweeps(X: Any, seen: Any, factors: Factors, core: Any, accuracy: Any, max_s
         dense = expand(core, factors)
         carried = xp.where(seen, X, dense)
         misfit = square(xp.where(seen, X - dense, 0), xp) / total
-    history = xp.full(max_steps, np.nan, real)
+    history = xp.full(recorded, np.nan, real)
     run = Run(factors, core, carried, number(misfit), number(np.inf), number(0), xp.asarray(0), history)
 
     def going(run: Run) -> Any:
@@ -67,7 +72,7 @@ def _sweeps(X: Any, seen: Any, factors: Factors, core: Any, accuracy: Any, max_s
         done = _whole(X, run, total, xp) if seen is None else _masked(X, seen, run, total, xp)
         factors, core, carried, misfit, gradient = done
         error = xp.sqrt(xp.maximum(misfit, 0))
-        history = xp.where(xp.arange(max_steps) == run.steps, error, run.history).astype(real)
+        history = xp.where(xp.arange(recorded) == run.steps, error, run.history).astype(real)
         rise = xp.maximum(run.rise, misfit - run.misfit)
         stationarity = xp.sqrt(gradient) / total
         return Run(factors, core, carried, number(misfit), number(stationarity), number(rise), run.steps + 1, history)

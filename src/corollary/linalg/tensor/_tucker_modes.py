@@ -85,7 +85,8 @@ def square(array: Any, xp: Any) -> Any:
     if xp is not np:
         return xp.sum(xp.square(xp.abs(array)))
     flat = array.reshape(-1)
-    return math.fsum(np.vdot(part, part).real for part in (flat[i : i + 2**16] for i in range(0, flat.size, 2**16)))
+    parts = (flat[i : i + 2**16] for i in range(0, flat.size, 2**16))
+    return sum(float(np.vdot(part, part).real) for part in parts)  # inf where it overflows, for `scaled` to see
 
 
 def calm(A: Any, xp: Any) -> contextlib.AbstractContextManager[Any]:
@@ -102,12 +103,18 @@ def gram_spectrum(A: Any, xp: Any) -> tuple[Any, Any]:
 
 
 def exact_spectrum(A: Any, rank: int, xp: Any) -> tuple[Any, Any]:
-    """(U, σ²) of A by the triangle of Aᴴ and its SVD: every σ to eps ‖A‖. U has at least `rank` columns."""
+    """(U, σ²) of A by the triangle of Aᴴ and its SVD: every σ to eps ‖A‖. U has at least `rank` columns.
+
+    Columns beyond those of the thin SVD are any that are orthonormal to it.
+    """
     n, columns = A.shape
     with calm(A, xp):
         L = adjoint(xp.linalg.qr(adjoint(A), mode="r")) if columns > n else A
     with calm(L, xp):
-        U, s, _ = xp.linalg.svd(L, full_matrices=rank > min(L.shape))
+        U, s, _ = xp.linalg.svd(L, full_matrices=False)
+        if rank > len(s):
+            more = xp.linalg.qr(xp.concatenate([U, xp.eye(n, rank - len(s), dtype=U.dtype)], axis=1))[0]
+            U = xp.concatenate([U, more[:, len(s) :]], axis=1)
     return U, xp.concatenate([xp.square(s), xp.zeros(n - len(s), s.dtype)])
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from corollary.core.certificate import Certificate
 from corollary.core.solution import Note, Solution, Status
 from corollary.linalg.tensor._formats import Tucker
+from corollary.linalg.tensor._tucker_certificates import floor
 from corollary.linalg.tensor._tucker_modes import calm, expand, leading, machine_eps, multiply, project, rows, square
 
 # Within a sweep: both are cheap beside a pass over the tensor.
@@ -39,27 +40,30 @@ class _Run(NamedTuple):
     history: Any
 
 
-def nonnegative_tucker(X: Any, seen: Any, ranks: tuple[int, ...], accuracy: Any, max_steps: int) -> Solution:
-    """`tucker(nonnegative=True)` on checked, scaled data."""
+def nonnegative_tucker(
+    X: Any, seen: Any, ranks: tuple[int, ...], accuracy: Any, max_steps: Any, recorded: int
+) -> Solution:
+    """`tucker(nonnegative=True)` on checked, scaled data; the errors of the first `recorded` sweeps are kept."""
     if isinstance(X, np.ndarray):
-        return _solve(X, seen, accuracy, ranks, max_steps, np)
-    return _compiled(X, seen, accuracy, ranks, max_steps)
+        return _solve(X, seen, accuracy, max_steps, ranks, recorded, np)
+    return _compiled(X, seen, accuracy, max_steps, ranks, recorded)
 
 
-@functools.partial(jax.jit, static_argnames=("ranks", "max_steps"))
-def _compiled(X: Any, seen: Any, accuracy: Any, ranks: tuple[int, ...], max_steps: int) -> Solution:
-    return _solve(X, seen, accuracy, ranks, max_steps, jnp)
+@functools.partial(jax.jit, static_argnames=("ranks", "recorded"))
+def _compiled(X: Any, seen: Any, accuracy: Any, max_steps: Any, ranks: tuple[int, ...], recorded: int) -> Solution:
+    return _solve(X, seen, accuracy, max_steps, ranks, recorded, jnp)
 
 
-def _solve(X: Any, seen: Any, accuracy: Any, ranks: tuple[int, ...], max_steps: int, xp: Any) -> Solution:
+def _solve(
+    X: Any, seen: Any, accuracy: Any, max_steps: Any, ranks: tuple[int, ...], recorded: int, xp: Any
+) -> Solution:
     total = square(X, xp)
     total = xp.where(total > 0, total, 1)
-    floor = 16 * machine_eps(X) * math.sqrt(sum(X.shape))
-    limit = xp.maximum(accuracy, floor)
+    limit = xp.maximum(accuracy, floor(X))
     factors, core = _start(X, seen, ranks, xp)
     dense = expand(core, factors)
     number: Any = float if xp is np else lambda x: jnp.asarray(x, X.dtype)
-    history = xp.full(max_steps, np.nan, X.dtype)
+    history = xp.full(recorded, np.nan, X.dtype)
     misfit = square(_gap(X, seen, dense, xp), xp) / total
     run = _Run(factors, core, dense, number(misfit), number(np.inf), number(0), xp.asarray(0), history)
 
@@ -71,7 +75,7 @@ def _solve(X: Any, seen: Any, accuracy: Any, ranks: tuple[int, ...], max_steps: 
         factors, core, gradient = _sweep(filled, run.factors, run.core, total, xp)
         dense = expand(core, factors)
         misfit = square(_gap(X, seen, dense, xp), xp) / total
-        trace = xp.where(xp.arange(max_steps) == run.steps, xp.sqrt(misfit), run.history).astype(X.dtype)
+        trace = xp.where(xp.arange(recorded) == run.steps, xp.sqrt(misfit), run.history).astype(X.dtype)
         rise = xp.maximum(run.rise, misfit - run.misfit)
         return _Run(factors, core, dense, number(misfit), number(gradient), number(rise), run.steps + 1, trace)
 
@@ -94,7 +98,7 @@ def _solve(X: Any, seen: Any, accuracy: Any, ranks: tuple[int, ...], max_steps: 
         "monotone": Certificate(
             "largest rise of ‖X − T‖²/‖X‖² at a sweep is rounding",
             measured=run.rise,
-            bound=floor,
+            bound=floor(X),
             kind="monitor",
             source="Cichocki & Phan (2009); descent lemma, Beck & Teboulle (2009), Lemma 2.3",
         ),

@@ -17,11 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from corollary.core import validation
 from corollary.core.certificate import Certificate
 from corollary.core.errors import InputError
 from corollary.core.precision import eps, follows_input
 from corollary.core.solution import Solution
-from corollary.linalg.tensor._mps_sweeps import Cores, checked_cores, checked_mpo, common, length, orthogonalise, push
+from corollary.linalg.tensor._mps_sweeps import Cores, checked_cores, checked_mpo, common, orthogonalise, push
+from corollary.linalg.tensor._tt_cores import length
+from corollary.linalg.tensor._tt_matrix import TensorTrainMatrix
 
 WEINSTEIN = "Weinstein, PNAS 20 (1934); Parlett, The Symmetric Eigenvalue Problem (1980), Theorem 4.5.1"
 
@@ -50,7 +53,7 @@ def energy_variance(state: Any, mpo: Any, *, tol: Any = 1e-8) -> Solution:
     Raises
     ------
     InputError
-        For an operator that is not Hermitian, sizes that do not fit, NaN, or the zero state.
+        For an operator that is not Hermitian, sizes that do not fit, NaN, a negative `tol`, or the zero state.
 
     Examples
     --------
@@ -61,6 +64,7 @@ def energy_variance(state: Any, mpo: Any, *, tol: Any = 1e-8) -> Solution:
     >>> [round(float(x), 6) for x in found.value], bool(found.holds)
     ([-2.0, 0.75], False)
     """
+    validation.number(0)("tol", tol)
     on_device = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((state, mpo)))
     cores = [np.asarray(c) for c in checked_cores("state", state)]
     H = hermitian_cores("mpo", mpo, [c.shape[1] for c in cores])
@@ -121,17 +125,8 @@ def difference_from_identity(H: Cores, energy: Any) -> Cores:
 
 def operator_sum(a: Sequence[Any], b: Sequence[Any]) -> Cores:
     """The cores of A + B, block by block."""
-    last, cores = len(a) - 1, []
-    if last == 0:
-        return [a[0] + b[0]]
-    for k, (x, y) in enumerate(zip(a, b, strict=True)):
-        top = (1 if k == 0 else x.shape[0]), (1 if k == last else x.shape[3])
-        rows, columns = (1 if k == 0 else x.shape[0] + y.shape[0]), (1 if k == last else x.shape[3] + y.shape[3])
-        core = np.zeros((rows, *x.shape[1:3], columns), x.dtype)
-        core[: top[0], :, :, : top[1]] += x
-        core[(0 if k == 0 else top[0]) :, :, :, (0 if k == last else top[1]) :] += y
-        cores.append(core)
-    return cores
+    one, other = (TensorTrainMatrix(tuple(W)) for W in (a, b))
+    return list(TensorTrainMatrix.of_train(one.as_train() + other.as_train(), one.row_modes).cores)
 
 
 def hermitian_cores(name: str, mpo: Any, shape: Sequence[int] | None = None) -> Cores:
