@@ -31,6 +31,7 @@ class Rows:
         self.A, self.pool, self.workers = A, pool, workers
         # A block of a matrix stored by columns is many short pieces: it needs more rows to be worth its start.
         self.least = 64 if A.flags.c_contiguous else 1024
+        self._squares: Any = None
 
     def sum(self, work: Callable[[slice], list[Any]], least: int = 1) -> list[Any]:
         """Σ of what `work` returns for each block of rows, of at least so many rows."""
@@ -73,12 +74,10 @@ class Rows:
         return self.sum(lambda rows: [_times(self.A[rows].T, _times(self.A[rows], V))])[0]
 
     def squares(self) -> Float[np.ndarray, " p"]:
-        """Squared lengths of the columns, in float64."""
-
-        def work(rows: slice) -> list[Any]:
-            return [np.einsum("ij,ij->j", self.A[rows], self.A[rows], dtype=np.float64)]
-
-        return self.sum(work)[0]
+        """Squared lengths of the columns, in float64; known from `whitened_gram` where that came before."""
+        if self._squares is None:
+            self._squares = self.sum(lambda rows: [_squares(self.A[rows])])[0]
+        return self._squares
 
     def gram(self, dtype: Any) -> Matrix:
         """AᵀA with products in `dtype`, summed over the blocks in float64."""
@@ -98,14 +97,15 @@ class Rows:
         p = W.shape[1]
         parts = [slice(i, min(i + 64, p)) for i in range(0, p, 64)]
 
-        def work(rows: slice) -> list[Matrix]:
+        def work(rows: slice) -> list[Any]:
             a = self.A[rows]
             x = np.empty((len(a), p), np.float32)
             for part in parts:
                 x[:, part] = a[:, : part.stop] @ W[: part.stop, part]
-            return [(x.T @ x).astype(np.float64)]
+            return [(x.T @ x).astype(np.float64), _squares(a)]
 
-        return self.sum(work, least=2 * p)[0]
+        G, self._squares = self.sum(work, least=2 * p)
+        return G
 
     def whitened_error(self) -> float:
         """γ of the float32 products in `whitened_gram`: |computed − exact| <= γ ‖u_i‖‖u_j‖ (Higham 2002, §3.1)."""
@@ -174,6 +174,10 @@ def one_thread() -> contextlib.AbstractContextManager[Any]:
 @functools.cache
 def _blas() -> ThreadpoolController:
     return ThreadpoolController()  # it searches the process for BLAS libraries: once
+
+
+def _squares(a: Matrix) -> Float[np.ndarray, " p"]:
+    return np.einsum("ij,ij->j", a, a, dtype=np.float64)
 
 
 def _times(a: Matrix, V: Matrix) -> Matrix:

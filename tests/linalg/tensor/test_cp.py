@@ -40,7 +40,7 @@ def relative(value, X, seen: Any = True):
 
 
 def of(factors):
-    """A start in host memory: `CP.of` makes JAX arrays, which are float32 here."""
+    """Factors with all weights one, of any kind of array."""
     return CP(np.ones(factors[0].shape[1]), tuple(factors))
 
 

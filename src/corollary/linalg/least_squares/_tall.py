@@ -39,7 +39,8 @@ from corollary.linalg.sketch._sparse_sign import SparseSignSketch
 OVERSAMPLING = 4  # rows of the sketch for each column
 FEW = 400  # columns up to which the Gram matrix of A W costs less than forty readings of A
 REDUCTION = 1e-6  # of the preconditioned residual between two looks at the true one
-ROUNDS, ITERATIONS = 8, 60
+ROUNDS, ITERATIONS = 12, 60
+SHARP = 0.03  # a step without conjugate gradients that leaves more of the residual is the last of its kind
 
 
 class Answer(NamedTuple):
@@ -175,7 +176,7 @@ def _sketched(rows: Rows | SparseRows, B: Matrix, rcond: Array, key: Key[Array, 
     factor = _triangle_factor(R, W, rcond, lost)
     if not float(factor.gap) < 1:
         return _householder(rows, B, rcond, doubt)
-    return _finish(rows, B, start, factor, f"sketch: {why}; Cholesky factor of the whitened Gram matrix")
+    return _finish(rows, B, start, factor, f"sketch: {why}; Cholesky factor of the whitened Gram matrix", direct=True)
 
 
 def _root(G: Matrix) -> tuple[Matrix, Matrix]:
@@ -276,12 +277,14 @@ def whitened(A: Float[Array, "n p"], rcond: Float[Array, ""], key: Key[Array, ""
     return from_qr(root @ R, jnp.zeros((p, 1), A.dtype), rcond, False)[2]
 
 
-def _finish(rows: Rows | SparseRows, B: Matrix, start: Matrix, factor: Factor, route: str) -> Answer:
+def _finish(
+    rows: Rows | SparseRows, B: Matrix, start: Matrix, factor: Factor, route: str, direct: bool = False
+) -> Answer:
     W, R = np.asarray(factor.W), np.asarray(factor.R)
     exact = factor.distortion is None
     size = float(np.linalg.norm(R)) if exact else math.sqrt(float(rows.squares().sum()))
     with one_thread():
-        x, r, g, products, converged = refine(rows, B, start, W, R, size)
+        x, r, g, products, converged = refine(rows, B, start, W, R, size, direct or exact)
         lift = W @ (R @ x)
     held = None if exact else jnp.asarray(size, R.dtype)
     seen = [jnp.asarray(a) for a in (x, r, g, lift)]
@@ -301,11 +304,13 @@ _moved = jax.jit(claims.moved_backward)
 
 
 def refine(
-    rows: Rows | SparseRows, B: Matrix, x: Matrix, W: Matrix, R: Matrix, size: float
+    rows: Rows | SparseRows, B: Matrix, x: Matrix, W: Matrix, R: Matrix, size: float, direct: bool = False
 ) -> tuple[Matrix, Matrix, Matrix, int, bool]:
     """x ← x + W y, with y from conjugate gradients on (AW)ᵀAW y = Wᵀ Aᵀ(B − A x), until nothing is left to correct.
 
-    Returns x, B − A x, Aᵀ(B − A x), the products with AᵀA, and whether the backward error is at rounding level.
+    Where A W is orthonormal to a few digits (`direct`), y is the right side itself for as long as that serves: one
+    reading of A a step. Returns x, B − A x, Aᵀ(B − A x), the products with AᵀA, and whether the backward error is at
+    rounding level.
     """
     tol = size * float(np.finfo(x.dtype).eps) / 4
     r, g = rows.residual(x, B)
@@ -316,16 +321,22 @@ def refine(
         fine = np.linalg.norm(R.T @ s, axis=0) <= tol * np.linalg.norm(r, axis=0)
         if np.all(fine | (left <= goal)):
             return x, r, g, used, True
-        y, steps = _conjugate_gradients(rows, W, s, np.maximum(goal, REDUCTION * left) / 2)
+        y, steps = (s, 0) if direct else _conjugate_gradients(rows, W, s, np.maximum(goal, REDUCTION * left) / 2)
         new_x = x + W @ y
         new_r, new_g = rows.residual(new_x, B)
         used += steps + 1
         new_s = W.T @ new_g
         new_left = np.linalg.norm(new_s, axis=0)
-        if not (new_left < left / 2).any():  # rounding has the last word
+        slow = direct and not (new_left <= SHARP * left).all()
+        direct = direct and not slow
+        if not (new_left < left / 2).any():  # rounding has the last word, or W was not that good
             better = new_left < left
-            x, r, g = (np.where(better, new, old) for new, old in ((new_x, x), (new_r, r), (new_g, g)))
-            return x, r, g, used, True
+            x, r, g, s, left = (
+                np.where(better, *pair) for pair in ((new_x, x), (new_r, r), (new_g, g), (new_s, s), (new_left, left))
+            )
+            if not slow:
+                return x, r, g, used, True
+            continue
         x, r, g, s, left = new_x, new_r, new_g, new_s, new_left
     return x, r, g, used, False
 
