@@ -214,3 +214,13 @@ def test_degenerate_tensors(dtype):
 def test_refusals(X, settings, says):
     with pytest.raises(InputError, match=says):
         tensor_ring(X, **settings)
+
+
+@pytest.mark.covers("tensor-ring")
+@pytest.mark.parametrize("imaginary", [0.0, 1j])
+def test_inner_products_without_the_full_tensor(imaginary):
+    rng = np.random.default_rng(0)
+    core = lambda r, n, s: rng.standard_normal((r, n, s)) + imaginary * rng.standard_normal((r, n, s))  # noqa: E731
+    a, b = (TensorRing((core(r, 3, r + 1), core(r + 1, 4, 2), core(2, 5, r))) for r in (2, 3))
+    np.testing.assert_allclose(a.inner(b), np.vdot(a.to_dense(), b.to_dense()), rtol=1e-12)
+    np.testing.assert_allclose(a.norm(), np.linalg.norm(a.to_dense()), rtol=1e-12)
