@@ -92,7 +92,7 @@ class Rows:
         """(AW)ᵀAW for an upper triangular W, whose zeros are passed over by blocks of columns.
 
         A W is formed in the precision of A and multiplied in float32: its columns are nearly orthonormal, so that
-        nothing cancels there. Each entry is wrong by `whitened_error` at most.
+        nothing cancels there. Each entry is wrong by `whitened_error` at most. `squares` comes along: A is in cache.
         """
         p = W.shape[1]
         parts = [slice(i, min(i + 64, p)) for i in range(0, p, 64)]

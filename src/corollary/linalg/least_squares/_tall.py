@@ -318,8 +318,8 @@ def refine(
     left = np.linalg.norm(s, axis=0)
     for _ in range(ROUNDS):
         goal = tol * np.linalg.norm(x, axis=0)
-        fine = np.linalg.norm(R.T @ s, axis=0) <= tol * np.linalg.norm(r, axis=0)
-        if np.all(fine | (left <= goal)):
+        done = (np.linalg.norm(R.T @ s, axis=0) <= tol * np.linalg.norm(r, axis=0)) | (left <= goal)
+        if done.all():
             return x, r, g, used, True
         y, steps = (s, 0) if direct else _conjugate_gradients(rows, W, s, np.maximum(goal, REDUCTION * left) / 2)
         new_x = x + W @ y
@@ -327,17 +327,13 @@ def refine(
         used += steps + 1
         new_s = W.T @ new_g
         new_left = np.linalg.norm(new_s, axis=0)
-        slow = direct and not (new_left <= SHARP * left).all()
+        slow = direct and not (done | (new_left <= SHARP * left)).all()
         direct = direct and not slow
-        if not (new_left < left / 2).any():  # rounding has the last word, or W was not that good
-            better = new_left < left
-            x, r, g, s, left = (
-                np.where(better, *pair) for pair in ((new_x, x), (new_r, r), (new_g, g), (new_s, s), (new_left, left))
-            )
-            if not slow:
-                return x, r, g, used, True
-            continue
-        x, r, g, s, left = new_x, new_r, new_g, new_s, new_left
+        halved, better = (new_left < left / 2).any(), new_left < left
+        pairs = (new_x, x), (new_r, r), (new_g, g), (new_s, s), (new_left, left)
+        x, r, g, s, left = (np.where(better, new, old) for new, old in pairs)
+        if not (halved or slow):  # rounding has the last word
+            return x, r, g, used, True
     return x, r, g, used, False
 
 
