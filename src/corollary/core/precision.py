@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 P = ParamSpec("P")
@@ -30,6 +31,16 @@ def float64() -> Iterator[None]:
 def to_numpy(tree: Any) -> Any:
     """Every JAX array of a pytree as a NumPy array (keys excepted), so that float64 survives outside `float64()`."""
     return jax.tree.map(lambda x: np.asarray(x) if _is_data(x) else x, tree)
+
+
+def on_host(*arrays: Any) -> bool:
+    """Whether all data lie whole in this process's memory: NumPy, SciPy, or JAX arrays on one CPU, no tracer."""
+    for a in arrays:
+        if isinstance(a, Tracer):
+            return False
+        if isinstance(a, jax.Array) and ({d.platform for d in a.devices()} != {"cpu"} or len(a.devices()) > 1):
+            return False
+    return True
 
 
 def follows_input(function: Callable[P, R]) -> Callable[P, R]:

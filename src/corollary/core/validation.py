@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from corollary.core.errors import InputError
-from corollary.core.precision import as_float
+from corollary.core.precision import as_float, on_host
 
 Check = Callable[[str, Any], Any]
 
@@ -149,7 +149,7 @@ def _array(name: str, value: Any, ranks: tuple[int, ...], empty: bool, host: boo
 
 
 def _finite(value: Any) -> bool:
-    if isinstance(value, jax.Array) and (len(value.devices()) > 1 or {d.platform for d in value.devices()} != {"cpu"}):
+    if not on_host(value):
         return bool(_finite_there(value))
     # One pass without a temporary: the sum is finite unless an entry is not (or it overflowed: then look closely).
     value = np.asarray(value)

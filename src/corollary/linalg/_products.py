@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Key
 
 from corollary.core import operator, validation
 from corollary.core.errors import InputError
+from corollary.core.precision import on_host
 
 Block = Float[Array | np.ndarray, "_ _"]
 Values = Float[Array | np.ndarray, " _"]
@@ -81,7 +82,7 @@ def products(A: Any, key: Any = None, name: str = "A", look: bool = True) -> Pro
         return Products(np, shape, np.dtype(dtype), *pair, False, in_jax)
     op = operator.as_operator(A)
     apply, adjoint = lambda V: operator.matmat(op, V), lambda U: operator.rmatmat(op, U)
-    remote = not traced and any(isinstance(x, jax.Array) and not _on_host(x) for x in jax.tree.leaves(op))
+    remote = not traced and not on_host(*jax.tree.leaves(op))
     return Products(jnp, operator.shape(op), np.dtype(operator.dtype(op)), apply, adjoint, traced, True, remote)
 
 
@@ -110,15 +111,15 @@ def _host_pair(A: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]] | No
     """V ↦ AV and U ↦ AᵀU in NumPy or SciPy, where every number of A lies in host memory; else None."""
     if isinstance(A, lx.MatrixLinearOperator):
         A = A.matrix
-    if isinstance(A, operator.Sparse) and _on_host(A.matrix.data):
+    if isinstance(A, operator.Sparse) and on_host(A.matrix.data):
         parts = (np.asarray(part) for part in (A.matrix.data, A.matrix.indices, A.matrix.indptr))
         A = scipy.sparse.csr_array(tuple(parts), shape=A.shape)
-    if isinstance(A, jax.Array) and _on_host(A):
+    if isinstance(A, jax.Array) and on_host(A):
         A = np.asarray(A)
     if isinstance(A, np.ndarray) or scipy.sparse.issparse(A):
         transpose = A.T
         return lambda V: A @ V, lambda U: transpose @ U
-    if isinstance(A, operator.Centred) and _on_host(A.mean):
+    if isinstance(A, operator.Centred) and on_host(A.mean):
         inner, mean = _host_pair(A.operator), np.asarray(A.mean)
         if inner is None:
             return None
@@ -152,7 +153,3 @@ def _real(name: str, dtype: Any) -> Any:
     if np.dtype(dtype).kind not in "buif":
         raise InputError(f"{name}: found dtype {dtype}, expected real numbers")
     return np.float64
-
-
-def _on_host(a: jax.Array) -> bool:
-    return {d.platform for d in a.devices()} == {"cpu"} and len(a.devices()) == 1

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from corollary.core import validation
 from corollary.core.errors import InputError
-from corollary.core.precision import follows_input
+from corollary.core.precision import follows_input, on_host
 from corollary.core.solution import Solution
 from corollary.linear import _lasso_host as host
 from corollary.linear import _lasso_traced as traced
@@ -122,7 +122,7 @@ def lasso(
     """
     check_settings(l1_ratio, positive, tol, max_steps)
     validation.flag("history", history)
-    if not host.on_host(X, y, alpha, l1_ratio, sample_weight, init, tol):
+    if not on_host(X, y, alpha, l1_ratio, sample_weight, init, tol):
         return traced.fit(X, y, alpha, l1_ratio, sample_weight, fit_intercept, positive, tol, 100 * max_steps, init)
     jax_out = host.is_jax(X, y, alpha, l1_ratio, sample_weight)
     alpha, l1_ratio = scalar("alpha", alpha), scalar("l1_ratio", l1_ratio, 1.0)
@@ -215,7 +215,7 @@ def alpha_max(
     """
     validation.number(0, 1, open_low=True)("l1_ratio", l1_ratio)
     validation.flag("positive", positive)
-    if not host.on_host(X, y, sample_weight):
+    if not on_host(X, y, sample_weight):
         return traced.alpha_max(X, y, l1_ratio, sample_weight, fit_intercept, positive)
     data = host.prepare(X, y, sample_weight, fit_intercept)
     top = np.asarray(host.alpha_max_of(data, l1_ratio, positive), data.dtype)
@@ -226,7 +226,7 @@ def check_settings(l1_ratio: Any, positive: Any, tol: Any, max_steps: Any) -> No
     """The checks that every function of the family makes."""
     validation.flag("positive", positive)
     validation.integer(1)("max_steps", max_steps)
-    if host.on_host(tol):
+    if on_host(tol):
         scalar("tol", tol)
 
 

@@ -19,7 +19,7 @@ from sklearn.model_selection import check_cv
 
 from corollary.core.certificate import Certificate
 from corollary.core.errors import InputError
-from corollary.core.precision import follows_input
+from corollary.core.precision import follows_input, on_host
 from corollary.core.solution import Solution
 from corollary.linear import _lasso_coordinate as coordinate
 from corollary.linear import _lasso_host as host
@@ -127,7 +127,7 @@ def lasso_cv(
     if ratios.ndim != 1 or not len(ratios) or not ((ratios > 0) & (ratios <= 1)).all():
         raise InputError(f"l1_ratio: found {l1_ratio!r}, expected numbers in (0, 1]")
     check_settings(1.0, positive, tol, max_steps)
-    if not host.on_host(X, y, sample_weight):
+    if not on_host(X, y, sample_weight):
         raise InputError("X: found traced or accelerator data, expected concrete arrays in host memory")
     jax_out = host.is_jax(X, y, sample_weight)
     X = X if scipy.sparse.issparse(X) else np.asarray(X)

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import scipy.sparse
-from jax.core import Tracer
 from threadpoolctl import threadpool_limits
 
 from corollary.core import precision, validation
@@ -281,16 +280,6 @@ def _least_squares(data: Data, k: int, tol: float, pen: Penalty) -> Fitted:
     unit, root = data.unit(k), float(data.scale[k]) / math.sqrt(data.n)
     intercept = data.intercept(coef, k)
     return Fitted(coef, intercept, outcome, gap.gap * unit, goal * unit, reach * root, math.sqrt(2 * goal) * root)
-
-
-def on_host(*arrays: Any) -> bool:
-    """Whether the data lie in this process's memory: NumPy, SciPy, or JAX arrays on one CPU device outside `jit`."""
-    for a in arrays:
-        if isinstance(a, Tracer):
-            return False
-        if isinstance(a, jax.Array) and ({d.platform for d in a.devices()} != {"cpu"} or len(a.devices()) > 1):
-            return False
-    return True
 
 
 def is_jax(*arrays: Any) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 
 from corollary.core import validation
 from corollary.core.errors import InputError
-from corollary.core.precision import follows_input
+from corollary.core.precision import follows_input, on_host
 from corollary.core.solution import Solution
 from corollary.linear import _lasso_host as host
 from corollary.linear import _lasso_traced as traced
@@ -76,7 +76,7 @@ def lasso_path(
     [[0.0, 0.0], [2.0, 0.0], [3.0, 1.0]]
     """
     check_settings(l1_ratio, positive, tol, max_steps)
-    if not host.on_host(X, y, alphas, l1_ratio, sample_weight, tol):
+    if not on_host(X, y, alphas, l1_ratio, sample_weight, tol):
         if alphas is None:
             validation.integer(1)("n_alphas", n_alphas)
             top = traced.alpha_max(X, y, l1_ratio, sample_weight, fit_intercept, positive)

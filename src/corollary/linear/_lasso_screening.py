@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from corollary.core import validation
 from corollary.core.errors import InputError
-from corollary.core.precision import follows_input
+from corollary.core.precision import follows_input, on_host
 from corollary.linear import _lasso_host as host
 from corollary.linear._lasso import check_settings, scalar
 from corollary.linear._lasso_duality import duality_gap, safe_to_discard
@@ -93,7 +93,7 @@ def gap_safe_screening(
     [True, False, False]
     """
     check_settings(l1_ratio, positive, 0.0, 1)
-    if not host.on_host(X, y, coef, alpha, l1_ratio, sample_weight):
+    if not on_host(X, y, coef, alpha, l1_ratio, sample_weight):
         raise InputError("X: found traced or accelerator data, expected concrete arrays in host memory")
     alpha, l1_ratio = scalar("alpha", alpha), scalar("l1_ratio", l1_ratio, 1.0)
     jax_out = host.is_jax(X, y, coef, sample_weight)

@@ -18,7 +18,7 @@ import scipy.sparse
 
 from corollary.core import validation
 from corollary.core.errors import InputError
-from corollary.core.precision import common_float
+from corollary.core.precision import common_float, on_host
 
 BLOCK_ROWS = 8192
 
@@ -75,7 +75,7 @@ def gram(A: Any, B: Any = None, *, weights: Any = None, accumulate: str | None =
     in_jax = any(isinstance(a, jax.Array) for a in given)
     if in_jax and accumulate and not jax.config.read("jax_enable_x64"):
         raise InputError("accumulate: found 'float64' with JAX's 64-bit types off, expected them on, or NumPy data")
-    if not all(_on_host(a) for a in given):
+    if not on_host(*given):
         return _traced(A, B, weights, accumulate)
     B, weights = (None if a is None else np.asarray(a) for a in (B, weights))
     result = _host(np.asarray(A), B, weights, accumulate=accumulate)
@@ -139,9 +139,3 @@ def _checked_weights(A: Any, weights: Any) -> Any:
     if not isinstance(weights, jax.core.Tracer) and bool((weights < 0).any()):
         raise InputError("weights: found a negative weight, expected weights >= 0")
     return weights
-
-
-def _on_host(a: Any) -> bool:
-    if isinstance(a, jax.core.Tracer):
-        return False
-    return isinstance(a, np.ndarray) or ({d.platform for d in a.devices()} == {"cpu"} and len(a.devices()) == 1)

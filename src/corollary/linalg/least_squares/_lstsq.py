@@ -29,7 +29,7 @@ from jaxtyping import Array, Float, Key
 from corollary.core import validation
 from corollary.core.errors import InputError
 from corollary.core.operator import Operator, as_operator
-from corollary.core.precision import common_float, follows_input
+from corollary.core.precision import common_float, follows_input, on_host
 from corollary.core.solution import Note, Solution, Status
 from corollary.linalg.least_squares import _claims as claims
 from corollary.linalg.least_squares import _tall as host
@@ -146,7 +146,7 @@ def lstsq(
         A, b = common_float(A, b)
     rcond = jnp.asarray(max(A.shape) * float(jnp.finfo(A.dtype).eps) if rcond is None else rcond).astype(A.dtype)
     traced = any(isinstance(a, jax.core.Tracer) for a in (A, b, rcond, key))
-    at_hand = not traced and _on_host(A) and _on_host(b) and host.is_tall(A.shape)
+    at_hand = not traced and on_host(A, b) and host.is_tall(A.shape)
     if solver == "sketch" and at_hand:
         return _tall(np.asarray(A), np.asarray(b), rcond, key, solver)
     if solver != "auto":
@@ -169,7 +169,7 @@ def _by_conditioning(A: Any, b: Any, rcond: Array, refine: int, key: Key[Array, 
         reason = f"condition number at most {condition:.1e}, so squaring it is harmless"
         return _noted(solution, "normal", reason)
     found = f"condition number up to {condition:.1e}" if np.isfinite(condition) else "a singular Gram matrix"
-    other = "qr" if _on_host(A) or not host.is_tall(A.shape) else "sketch"  # rows sharded over devices stay so
+    other = "qr" if on_host(A) or not host.is_tall(A.shape) else "sketch"  # rows sharded over devices stay so
     return _direct(other, refine, A, b, rcond, key, f"{found} is too much for the normal equations")
 
 
@@ -384,7 +384,3 @@ def _unpack(A: Any, solver: str) -> Array:
             "unpack; take 'lsmr' or 'cg', or pass a dense matrix"
         )
     return operator.as_matrix()
-
-
-def _on_host(a: Any) -> bool:
-    return isinstance(a, np.ndarray) or ({d.platform for d in a.devices()} == {"cpu"} and len(a.devices()) == 1)

@@ -22,9 +22,8 @@ from jaxtyping import Array, Float, Int
 from corollary.core import validation
 from corollary.core.certificate import Certificate
 from corollary.core.errors import InputError
-from corollary.core.precision import follows_input
+from corollary.core.precision import follows_input, on_host
 from corollary.core.solution import Note, Solution
-from corollary.linalg._products import _on_host
 
 ALPHA = (1 + math.sqrt(17)) / 8  # bounds the growth of one 2×2 step by that of two 1×1 steps
 
@@ -75,7 +74,7 @@ def ldlt(A: Any) -> Solution:
     A = validation.matrix("A", A, host=True)
     if A.shape[0] != A.shape[1]:
         raise InputError(f"A: found shape {A.shape}, expected a square (symmetric) matrix")
-    if isinstance(A, Tracer) or (in_jax and not _on_host(A)):
+    if isinstance(A, Tracer) or (in_jax and not on_host(A)):
         top = jnp.max(jnp.abs(A))
         scale = jnp.where(top > 0, top, 1)
         L, D, perm = _bunch_parlett(A / scale)

@@ -27,9 +27,9 @@ from jaxtyping import Array, Float, Int, Key
 from corollary.core import validation
 from corollary.core.certificate import Assumption, Certificate
 from corollary.core.errors import InputError
-from corollary.core.precision import follows_input
+from corollary.core.precision import follows_input, on_host
 from corollary.core.solution import Note, Solution, Status
-from corollary.linalg._products import _on_host, products
+from corollary.linalg._products import products
 
 FULL_CHECK = 1000  # order up to which ‖A − LLᵀ‖ is computed without being asked for
 Entries = Callable[[Any, Any], Any]
@@ -181,7 +181,7 @@ def _source(A: Any, diagonal: Any, key: Any) -> _Source:
     A = validation.matrix("A", A, host=True)
     _square(A.shape)
     traced = isinstance(A, Tracer) or isinstance(key, Tracer)
-    if traced or (in_jax and not _on_host(A)):
+    if traced or (in_jax and not on_host(A)):
         A = jnp.asarray(A)
         return _Source(lambda i, j: A[i][:, j], jnp.diagonal(A), A, False, True)
     A = np.asarray(A)

@@ -21,9 +21,8 @@ from jaxtyping import Array, Float, Int, Key
 from corollary.core import validation
 from corollary.core.certificate import Certificate
 from corollary.core.errors import InputError
-from corollary.core.precision import follows_input
+from corollary.core.precision import follows_input, on_host
 from corollary.core.solution import Note, Solution, Status
-from corollary.linalg._products import _on_host
 from corollary.linalg.low_rank import _tall_qr as tall
 from corollary.linalg.low_rank._range_finder import ALPHA, FAILURE
 from corollary.linalg.low_rank._rsvd_bounds import HMT
@@ -111,7 +110,7 @@ def pivoted_qr(
         )
     solver, reason = _choose(solver, A.shape, traced)
     cut = min(A.shape) * float(np.finfo(A.dtype).eps) if rcond is None else float(rcond)
-    if not traced and (isinstance(A, np.ndarray) or _on_host(A)):
+    if not traced and (isinstance(A, np.ndarray) or on_host(A)):
         solution = _on_the_host(np.asarray(A), mode, solver, cut, certify, reason, key)
         return jax.tree.map(jnp.asarray, solution) if in_jax else solution
     A, cut = jnp.asarray(A), jnp.asarray(cut, A.dtype)

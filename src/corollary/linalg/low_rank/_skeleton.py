@@ -24,7 +24,8 @@ from jaxtyping import Array, Key
 from corollary.core import operator
 from corollary.core.certificate import Certificate
 from corollary.core.errors import InputError
-from corollary.linalg._products import Block, Products, _on_host
+from corollary.core.precision import on_host
+from corollary.linalg._products import Block, Products
 from corollary.linalg.low_rank._range_finder import FAILURE
 from corollary.linalg.low_rank._rsvd_bounds import norms
 from corollary.linalg.low_rank._tall_qr import geqp3
@@ -73,7 +74,7 @@ def _entries(A: Any) -> Any:
         A = A.matrix
     if scipy.sparse.issparse(A):
         return scipy.sparse.csr_array(A)
-    if isinstance(A, jax.Array) and not isinstance(A, Tracer) and _on_host(A):
+    if isinstance(A, jax.Array) and not isinstance(A, Tracer) and on_host(A):
         return np.asarray(A)
     return A if isinstance(A, np.ndarray | jax.Array) and A.dtype.kind == "f" else None
 

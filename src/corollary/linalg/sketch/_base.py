@@ -28,6 +28,7 @@ from jaxtyping import Array, Inexact
 from corollary.core import validation
 from corollary.core.errors import InputError
 from corollary.core.operator import register
+from corollary.core.precision import on_host
 
 HOST_WORK = 2e7  # multiplications below which a second thread costs more than it saves
 
@@ -154,7 +155,7 @@ def _host_form(name: str, A: Any, sketch: AbstractSketch) -> tuple[Any, bool]:
     if isinstance(A, jax.Array):
         if not jnp.issubdtype(A.dtype, jnp.floating):
             A = A.astype(sketch.dtype)
-        if traced or {d.platform for d in A.devices()} != {"cpu"} or len(A.devices()) != 1:
+        if traced or not on_host(A):
             return A, False
         return np.asarray(A), True
     array = np.asarray(A)

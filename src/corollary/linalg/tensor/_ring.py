@@ -22,12 +22,12 @@ from jax.core import Tracer
 from corollary.core import validation
 from corollary.core.certificate import Certificate
 from corollary.core.errors import InputError
-from corollary.core.precision import follows_input
+from corollary.core.precision import follows_input, on_host
 from corollary.core.solution import Note, Solution, Status
 from corollary.linalg.tensor._formats import TensorRing
 from corollary.linalg.tensor._tucker import scaled
 from corollary.linalg.tensor._tucker_certificates import floor, tail_noise
-from corollary.linalg.tensor._tucker_modes import adjoint, calm, host, leading, machine_eps, phases, square, to_limit
+from corollary.linalg.tensor._tucker_modes import adjoint, calm, leading, machine_eps, phases, square, to_limit
 
 
 @follows_input
@@ -105,7 +105,7 @@ def tensor_ring(tensor: Any, rank: Any = None, *, tol: Any = None, r0: Any = Non
         most = min(shape[0], math.prod(shape[1:]))
         if r0 is not None and r0 > most:
             raise InputError(f"r0: found {r0}, expected at most {most} for a tensor opened as {shape}")
-    if host(X):
+    if on_host(X):
         X = np.asarray(X)
     xp: Any = np if isinstance(X, np.ndarray) else jnp
     X = xp.moveaxis(X, range(start), range(X.ndim - start, X.ndim))

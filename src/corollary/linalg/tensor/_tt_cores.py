@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 
 from corollary.core import validation
 from corollary.core.errors import InputError
@@ -19,13 +18,6 @@ from corollary.linalg._rows import one_thread
 
 Cores = tuple[Any, ...]
 SMALL = 256
-
-
-def on_host(array: Any) -> bool:
-    """Whether an array lies in host memory, where LAPACK works on it without a copy."""
-    if isinstance(array, Tracer):
-        return False
-    return not isinstance(array, jax.Array) or [d.platform for d in array.devices()] == ["cpu"]
 
 
 def small_blas(size: int) -> contextlib.AbstractContextManager[Any]:

@@ -19,11 +19,11 @@ from jax.core import Tracer
 
 from corollary.core import validation
 from corollary.core.errors import InputError
-from corollary.core.precision import follows_input
+from corollary.core.precision import follows_input, on_host
 from corollary.core.solution import Solution
 from corollary.linalg.tensor._formats import TensorTrain
 from corollary.linalg.tensor._tt_arithmetic import checked_ranks, checked_train
-from corollary.linalg.tensor._tt_cores import divided, length, log_norms, on_host, small_blas, summed
+from corollary.linalg.tensor._tt_cores import divided, length, log_norms, small_blas, summed
 from corollary.linalg.tensor._tt_svd import certified, cut
 
 SAFE = 1e10  # the squares of such a norm times eps, or over it, are far within float32
@@ -79,7 +79,7 @@ def tt_round(train: Any, *, rank: Any = None, tol: Any = None) -> Solution:
     traced = any(isinstance(c, Tracer) for c in leaves)
     if traced and tol is not None:
         raise InputError("tol: found a traced train, whose ranks must be known: pass rank in place of tol")
-    xp: Any = np if all(on_host(c) for c in leaves) else jnp
+    xp: Any = np if on_host(*leaves) else jnp
     with small_blas(max(train.rank)):
         solution = _rounded(TensorTrain(tuple(xp.asarray(c) for c in leaves)), ranks, tol, xp)
     in_jax = any(isinstance(c, jax.Array) for c in leaves)

@@ -25,12 +25,12 @@ from jax.core import Tracer
 from corollary.core import validation
 from corollary.core.certificate import Certificate
 from corollary.core.errors import InputError
-from corollary.core.precision import follows_input
+from corollary.core.precision import follows_input, on_host
 from corollary.core.solution import Note, Solution, Status
 from corollary.linalg._rows import one_thread, read
 from corollary.linalg.tensor._formats import TensorTrain
 from corollary.linalg.tensor._tt_arithmetic import checked_ranks
-from corollary.linalg.tensor._tt_cores import divided, on_host, small_blas
+from corollary.linalg.tensor._tt_cores import divided, small_blas
 
 SOURCE = "Oseledets, SIAM J. Sci. Comput. 33 (2011)"
 GRAM = 1e3  # a discarded part above √(GRAM · eps) of the tensor is known well enough from squares
@@ -90,7 +90,7 @@ def tt_svd(tensor: Any, *, rank: Any = None, tol: Any = None) -> Solution:
     if not (plain and tensor.ndim > 1):  # a large array is searched for NaN in its Gram matrix
         tensor = validation.tensor("tensor", tensor, low=2, complex=True, host=True)
     ranks = None if rank is None else checked_ranks(rank, tensor.shape)
-    if isinstance(tensor, Tracer) or (isinstance(tensor, jax.Array) and not on_host(tensor)):
+    if not on_host(tensor):
         return _in_jax(tensor, ranks, tol)
     solution = _on_host(np.asarray(tensor), ranks, tol)
     return jax.tree.map(jnp.asarray, solution) if isinstance(tensor, jax.Array) else solution

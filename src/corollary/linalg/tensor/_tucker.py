@@ -24,7 +24,7 @@ from corollary.core import validation
 from corollary.core.certificate import Certificate
 from corollary.core.errors import InputError
 from corollary.core.missing import observed
-from corollary.core.precision import follows_input
+from corollary.core.precision import follows_input, on_host
 from corollary.core.solution import Note, Solution, Status
 from corollary.linalg.tensor._formats import Tucker
 from corollary.linalg.tensor._tucker_certificates import (
@@ -39,7 +39,6 @@ from corollary.linalg.tensor._tucker_hooi import hooi
 from corollary.linalg.tensor._tucker_modes import (
     adjoint,
     canonical,
-    host,
     leading,
     machine_eps,
     multiply,
@@ -155,7 +154,7 @@ def tucker(
     in_jax = isinstance(X, jax.Array)
     ranks = None if rank is None else checked_ranks(rank, X.shape)
     _fitting(X, seen, ranks, method, nonnegative)
-    if host(X) and (seen is None or host(seen)) and not isinstance(key, Tracer):
+    if on_host(X) and (seen is None or on_host(seen)) and not isinstance(key, Tracer):
         X, seen = np.asarray(X), None if seen is None else np.asarray(seen)
     key = jax.random.key(0) if key is None else key
     xp: Any = np if isinstance(X, np.ndarray) else jnp
@@ -191,7 +190,7 @@ def _finite(tensor: Any) -> bool:
     if tensor.dtype.kind not in "biuf":
         return True  # validation says what is wrong with it
     with np.errstate(all="ignore"):
-        return bool(np.isfinite((np.asarray(tensor) if host(tensor) else tensor).sum()))
+        return bool(np.isfinite((np.asarray(tensor) if on_host(tensor) else tensor).sum()))
 
 
 def checked_ranks(rank: Any, shape: tuple[int, ...], name: str = "rank") -> tuple[int, ...]:

@@ -18,20 +18,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from corollary.linalg._rows import one_thread
 
 SMALL = 2**14  # entries up to which compiling the choice of an algorithm costs more than the exact one
 
 Factors = tuple[Any, ...]  # a matrix for each mode, or None where the mode is left whole
-
-
-def host(array: Any) -> bool:
-    """Whether all entries lie in this machine's memory, where the host's BLAS can reach them."""
-    if isinstance(array, Tracer) or not isinstance(array, jax.Array):
-        return not isinstance(array, Tracer)
-    return {d.platform for d in array.devices()} == {"cpu"} and len(array.devices()) == 1
 
 
 def machine_eps(array: Any) -> float:
