@@ -1,10 +1,9 @@
 """Optimisation: penalties and their proximal operators, projections, composite problems and their solvers."""
 
 from corollary.optim import penalties, projections
-from corollary.optim._composite import Composite, Info
-from corollary.optim._convergence import ConvergenceFit, fit_convergence
-from corollary.optim._fista import Fista
+from corollary.optim._composite import Composite
 from corollary.optim._minimize import minimize
+from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._prox import (
     hard_threshold,
     moreau_decomposition,
@@ -12,15 +11,17 @@ from corollary.optim._prox import (
     singular_value_soft_threshold,
     soft_threshold,
 )
-from corollary.optim._proximal_gradient import ProximalGradient, Solver
-from corollary.optim._rates import (
+from corollary.optim._smooth import Differentiable, LeastSquares, Logistic, SmoothTerm
+from corollary.optim.proximal._fista import Fista
+from corollary.optim.proximal._proximal_gradient import ProximalGradient
+from corollary.optim.theory._convergence import ConvergenceFit, fit_convergence
+from corollary.optim.theory._rates import (
     descent_lemma,
     fista_energy,
     gd_rate_convex,
     gd_rate_strongly_convex,
     quadratic_surrogate,
 )
-from corollary.optim._smooth import Differentiable, LeastSquares, Logistic, SmoothTerm
 
 __all__ = [
     "Composite",
@@ -30,6 +31,7 @@ __all__ = [
     "Info",
     "LeastSquares",
     "Logistic",
+    "Problem",
     "ProximalGradient",
     "SmoothTerm",
     "Solver",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, final
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -17,25 +16,15 @@ from jaxtyping import PyTree
 from corollary.core.certificate import rounding
 from corollary.core.errors import InputError
 from corollary.core.precision import follows_input
+from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._smooth import Differentiable, SmoothTerm
 from corollary.optim._tree import floats, norm
 from corollary.optim.penalties import Penalty, Zero
 from corollary.optim.penalties._base import Scalar
 
 
-class Info(eqx.Module):
-    """What a person wants to know of a step; the next step does not need it."""
-
-    objective: Scalar
-    lower: Scalar | None  # a lower bound on the minimum, where there is a dual
-    residual: Scalar  # ≥ dist(0, ∂F) at the point where the gradient was taken
-    gradient_scale: Scalar  # of the two terms that have to cancel in the residual
-    floor: Scalar  # the rounding of the residual
-    step: Scalar
-
-
 @final
-class Composite(eqx.Module):
+class Composite(Problem):
     """Minimise f(x) + h(x).
 
     Parameters
@@ -70,6 +59,23 @@ class Composite(eqx.Module):
         x = floats(x)
         return self.smooth.loss(self.smooth.forward(x)) + self.penalty.value(x)
 
+    def default_solver(self) -> tuple[Solver, str]:
+        """`Fista` with restarts where the penalty is convex, else `ProximalGradient`."""
+        from corollary.optim.proximal._fista import Fista
+        from corollary.optim.proximal._proximal_gradient import ProximalGradient
+
+        if self.penalty.is_convex:
+            return Fista(), "the penalty is convex, so momentum with restarts is the fastest"
+        return ProximalGradient(), "the penalty is not convex, so plain descent, which never raises the objective"
+
+    def scale(self) -> Scalar | None:
+        """f(0), where the smooth term knows it."""
+        return self.smooth.scale()
+
+    def start(self) -> PyTree | None:
+        """The origin, where the smooth term knows its shape."""
+        return self.smooth.start()
+
     def lower_bound(self, theta: PyTree, gradient: PyTree) -> Any:
         """The dual objective −ℓ*(sθ) − h*(−s Aᵀθ) at the better of s = 1 and the s that makes it feasible."""
         u = jax.tree.map(jnp.negative, gradient)
@@ -92,3 +98,18 @@ class Composite(eqx.Module):
             floor=rounding(norm(x) / step + norm(gradient)),
             step=step,
         )
+
+
+def composite(problem: Any) -> Composite:
+    """Refuse anything but a `Composite`."""
+    if not isinstance(problem, Composite):
+        raise InputError(f"problem: found {type(problem).__name__}, expected a Composite")
+    return problem
+
+
+def smooth_only(problem: Any) -> Composite:
+    """Refuse anything but a `Composite` without a penalty: what a Newton or quasi-Newton method needs."""
+    if not isinstance(composite(problem).penalty, Zero):
+        found = type(problem.penalty).__name__
+        raise InputError(f"problem: found the penalty {found}, expected a smooth problem (Composite without a penalty)")
+    return problem

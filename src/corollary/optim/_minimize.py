@@ -1,4 +1,4 @@
-"""The one driver of composite problems: it owns the loop, the stopping rule, the best answer so far and the bar.
+"""The one driver of the room: it owns the loop, the stopping rule, the best answer so far and the bar.
 
 It stops on a certificate: the duality gap F(x) − D(θ) relative to f(0) where the dual is known, else the stationarity
 residual dist(0, ∂F(x)) relative to the size of the two terms that cancel in it. Both are free of scale, and each
@@ -25,9 +25,8 @@ from corollary.core.certificate import Assumption, Certificate, rounding
 from corollary.core.errors import InputError
 from corollary.core.precision import follows_input
 from corollary.core.solution import Note, Solution, Status
-from corollary.optim._composite import Composite, Info
-from corollary.optim._fista import Fista
-from corollary.optim._proximal_gradient import ProximalGradient, Solver
+from corollary.optim._composite import Composite
+from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import dtype, finite, like, norm
 from corollary.optim.penalties._base import Scalar
 
@@ -55,11 +54,11 @@ def minimize(
     Parameters
     ----------
     problem
-        A `Composite`.
+        A problem of this room (`Composite`), or a differentiable function, to be minimised as it is.
     x0
         Where to start, an array or pytree; the origin if left out (where the problem knows its shape).
     solver
-        ``"auto"``: `Fista` with restarts where the penalty is convex, else `ProximalGradient`; or a solver.
+        ``"auto"``: what the problem names as its default (``stats["solver"]`` says what and why); or a solver.
     tol
         Relative accuracy: of the duality gap, to f(0) (½‖b‖² for least squares, n log 2 for the logistic loss); or of
         the stationarity residual, to the gradient's size at the start or now, whichever is larger.
@@ -97,8 +96,10 @@ def minimize(
     >>> solution.value.round(4).tolist(), bool(solution.converged), bool(solution.holds)
     ([1.5, 0.375], True, True)
     """
-    if not isinstance(problem, Composite):
-        raise InputError(f"problem: found {type(problem).__name__}, expected a Composite")
+    if not isinstance(problem, Problem):
+        if not callable(problem):
+            raise InputError(f"problem: found {type(problem).__name__}, expected a problem or a function")
+        problem = Composite(problem)
     if not isinstance(tol, jax.Array):
         validation.number(0.0)("tol", tol)
     validation.integer(1)("max_steps", max_steps)
@@ -128,6 +129,7 @@ class Run(eqx.Module):
     state: Any
     best: PyTree
     objective: Scalar  # at `best`
+    merit: Scalar  # of `best`: what the best is judged by
     violation: Scalar  # of `best`: its gap, or its residual
     threshold: Scalar  # what the violation has to come down to, rounding included
     lower: Scalar  # the best lower bound so far
@@ -136,6 +138,7 @@ class Run(eqx.Module):
     steps: Int[Array, ""]
     converged: Bool[Array, ""]
     finite: Bool[Array, ""]
+    stuck: Bool[Array, ""]
     reference: tuple[Scalar, Scalar] | None  # F(x*) and ‖x0 − x*‖
     history: dict[str, Array]
 
@@ -143,7 +146,6 @@ class Run(eqx.Module):
 @partial(jax.jit, static_argnames=("static", "length"))
 def _start(dynamic: list[Any], x0: PyTree, reference: PyTree | None, static: Hashable, length: int) -> Run:
     problem, solver = _join(dynamic, static)
-    problem: Composite
     state = solver.init(problem, x0)
     objective = problem.objective(x0)
     nowhere = jnp.full_like(objective, jnp.inf)
@@ -151,13 +153,14 @@ def _start(dynamic: list[Any], x0: PyTree, reference: PyTree | None, static: Has
     known = None
     if reference is not None:
         known = problem.objective(reference), norm(optax.tree.sub(x0, reference))
-    names = ["objective", "step_size", "residual" if info.lower is None else "duality_gap"]
+    names = ["objective", "step_size", "residual" if info.lower is None else "duality_gap", *info.extra]
     if reference is not None:
         names += ["suboptimality"] + ([] if solver.rate(1, nowhere, nowhere) is None else ["rate_bound"])
     return Run(
         state=state,
         best=x0,
         objective=jnp.where(jnp.isnan(objective), jnp.inf, objective),
+        merit=nowhere if info.merit is not None else jnp.where(jnp.isnan(objective), jnp.inf, objective),
         violation=nowhere,
         threshold=jnp.zeros_like(objective),
         lower=-nowhere,
@@ -166,6 +169,7 @@ def _start(dynamic: list[Any], x0: PyTree, reference: PyTree | None, static: Has
         steps=jnp.int32(0),
         converged=jnp.array(False),
         finite=jnp.array(True),
+        stuck=jnp.array(False),
         reference=known,
         history={name: jnp.full((length,), jnp.nan, objective.dtype) for name in names} if length else {},
     )
@@ -176,15 +180,16 @@ def _advance(dynamic: list[Any], run: Run, tol: Scalar, until: Int[Array, ""], s
     problem, solver = _join(dynamic, static)
 
     def going(run: Run):
-        return (run.steps < until) & ~run.converged & run.finite
+        return (run.steps < until) & ~run.converged & run.finite & ~run.stuck
 
     return jax.lax.while_loop(going, lambda run: _one_step(problem, solver, run, tol), run)
 
 
-def _one_step(problem: Composite, solver: Solver, run: Run, tol: Scalar) -> Run:
+def _one_step(problem: Problem, solver: Solver, run: Run, tol: Scalar) -> Run:
     state, info = solver.step(problem, run.state)
     finite = jnp.isfinite(info.objective) & jnp.isfinite(norm(state.x))
-    better = finite & (info.objective < run.objective)
+    merit = info.objective if info.merit is None else info.merit
+    better = finite & (merit < run.merit)
     objective = jnp.where(better, info.objective, run.objective)
 
     if info.lower is None:
@@ -202,7 +207,7 @@ def _one_step(problem: Composite, solver: Solver, run: Run, tol: Scalar) -> Run:
         objective = jnp.where(better, info.objective, run.objective)
         violation = jnp.where(better | ~jnp.isfinite(run.violation), violation, run.violation)
 
-    values = {"objective": info.objective, "step_size": info.step, "residual": info.residual}
+    values = {"objective": info.objective, "step_size": info.step, "residual": info.residual, **info.extra}
     values["duality_gap"] = objective - lower
     if run.reference is not None:
         values["suboptimality"] = info.objective - run.reference[0]
@@ -212,6 +217,7 @@ def _one_step(problem: Composite, solver: Solver, run: Run, tol: Scalar) -> Run:
         state=state,
         best=optax.tree.where(better, state.x, run.best),
         objective=objective,
+        merit=jnp.where(better, merit, run.merit),
         violation=violation,
         threshold=threshold,
         lower=lower,
@@ -220,6 +226,7 @@ def _one_step(problem: Composite, solver: Solver, run: Run, tol: Scalar) -> Run:
         steps=run.steps + 1,
         converged=converged,
         finite=finite,
+        stuck=jnp.array(False) if info.stuck is None else info.stuck & ~converged,
         reference=run.reference,
         history={name: series.at[run.steps].set(values[name]) for name, series in run.history.items()},
     )
@@ -229,7 +236,7 @@ def _one_step(problem: Composite, solver: Solver, run: Run, tol: Scalar) -> Run:
 def _finish(
     dynamic: list[Any], run: Run, tol: Scalar, static: Hashable, notes: tuple[tuple[str, str], ...]
 ) -> Solution:
-    _, solver = _join(dynamic, static)
+    problem, solver = _join(dynamic, static)
     stats: dict[str, Any] = {name: Note(text) for name, text in notes}
     stats |= {"objective": run.objective, "step_size": run.last.step}
     if run.last.lower is None:
@@ -251,7 +258,10 @@ def _finish(
             solver.source(),
             assumptions=(Assumption("f and h convex, L = 1/step"), Assumption("the reference minimises F")),
         )
+    certificates |= solver.certify(problem, run.state)
+    stats |= solver.stats(problem, run.state)
     status = Status.of(run.converged, run.finite)
+    status = jnp.where(run.stuck & run.finite, Status.PRECISION, status)
     status = jnp.where(jnp.isneginf(run.last.objective), Status.UNBOUNDED, status).astype(jnp.int32)
     return Solution(run.best, certificates, status, run.steps, stats, run.history or None)
 
@@ -265,7 +275,7 @@ def _drive(
     done, chunk = 0, 64
     with progress.bar("minimize", max_steps, verbose):
         try:
-            while done < max_steps and not bool(run.converged) and bool(run.finite):
+            while done < max_steps and _going(run):
                 started = time.perf_counter()
                 done = min(done + chunk, max_steps)
                 run = jax.block_until_ready(_advance(dynamic, run, tol, jnp.int32(done), static))
@@ -278,9 +288,13 @@ def _drive(
     return run, False
 
 
-def _natural_scale(problem: Composite, info: Info) -> Scalar:
+def _going(run: Run) -> bool:
+    return not bool(run.converged) and bool(run.finite) and not bool(run.stuck)
+
+
+def _natural_scale(problem: Problem, info: Info) -> Scalar:
     """f(0), or the objective met where that is zero (b = 0)."""
-    scale = problem.smooth.scale()
+    scale = problem.scale()
     return jnp.abs(info.objective) if scale is None else jnp.where(scale > 0, scale, jnp.abs(info.objective))
 
 
@@ -288,8 +302,8 @@ def _rate(solver: Solver, k: Any, step: Scalar, distance: Scalar) -> Scalar | No
     return solver.rate(jnp.asarray(k).astype(step.dtype), 1 / step, distance)
 
 
-def _start_point(problem: Composite, x0: Any) -> PyTree:
-    origin = problem.smooth.start()
+def _start_point(problem: Problem, x0: Any) -> PyTree:
+    origin = problem.start()
     if x0 is None:
         if origin is None:
             raise InputError("x0: found None, expected a starting point (a function does not tell its shape)")
@@ -302,13 +316,12 @@ def _start_point(problem: Composite, x0: Any) -> PyTree:
     return x0.astype(origin.dtype)
 
 
-def _choose(problem: Composite, solver: Any) -> tuple[Solver, str]:
+def _choose(problem: Problem, solver: Any) -> tuple[Solver, str]:
     if isinstance(solver, Solver):
+        solver.check(problem)
         return solver, "named by the caller"
     validation.one_of("auto")("solver", solver)
-    if problem.penalty.is_convex:
-        return Fista(), "the penalty is convex, so momentum with restarts is the fastest"
-    return ProximalGradient(), "the penalty is not convex, so plain descent, which never raises the objective"
+    return problem.default_solver()
 
 
 def _split(tree: PyTree) -> tuple[list[Any], Hashable]:

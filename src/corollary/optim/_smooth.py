@@ -51,6 +51,23 @@ class SmoothTerm(eqx.Module):
     def bregman(self, new: PyTree, z: PyTree) -> Scalar:
         """ℓ(new) − ℓ(z) − ⟨∇ℓ(z), new − z⟩, the error of the linear model that a step length must cover."""
 
+    def value(self, x: PyTree) -> Scalar:
+        """f(x)."""
+        return self.loss(self.forward(x))
+
+    def gradient(self, x: PyTree) -> PyTree:
+        """∇f(x)."""
+        return self.adjoint(self.dual(self.forward(x)))
+
+    def value_and_gradient(self, x: PyTree) -> tuple[Scalar, PyTree]:
+        """f(x) and ∇f(x), from one product with A and one with Aᵀ."""
+        z = self.forward(x)
+        return self.loss(z), self.adjoint(self.dual(z))
+
+    def hessian_product(self, x: PyTree, v: PyTree) -> PyTree:
+        """∇²f(x) v, without the Hessian."""
+        return self.adjoint(jax.jvp(self.dual, (self.forward(x),), (self.forward(v),))[1])
+
     def conjugate(self, theta: PyTree) -> Scalar | None:
         """ℓ*(θ), or None where no closed form is at hand."""
         return None
@@ -287,6 +304,10 @@ class Differentiable(SmoothTerm):
         """By its definition; its rounding is allowed for in the step search."""
         value, gradient = jax.value_and_grad(self.function)(z)
         return self.function(new) - value - optax.tree.vdot(gradient, optax.tree.sub(new, z))
+
+    def value_and_gradient(self, x: PyTree) -> tuple[Scalar, PyTree]:
+        """Both from one pass forward and one back."""
+        return jax.value_and_grad(self.function)(x)
 
     def lipschitz(self) -> Scalar | None:
         """As given."""

@@ -21,9 +21,9 @@ from corollary.core.errors import InputError
 from corollary.core.precision import follows_input
 from corollary.core.solution import Solution
 from corollary.optim._composite import Composite
-from corollary.optim._fista import Fista
 from corollary.optim._tree import at_least_zero, dtype, finite, like, norm
 from corollary.optim.penalties._base import Scalar
+from corollary.optim.proximal._fista import Fista
 
 Function = Callable[[Any], Any]
 CONVEX = "Nesterov (2018), theorem 2.1.14"

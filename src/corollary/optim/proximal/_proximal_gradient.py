@@ -8,7 +8,6 @@ Source: Beck & Teboulle, "A fast iterative shrinkage-thresholding algorithm" (20
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any, final
 
 import equinox as eqx
@@ -18,31 +17,12 @@ from jaxtyping import PyTree
 
 from corollary.core import validation
 from corollary.core.certificate import rounding
-from corollary.optim._composite import Composite, Info
+from corollary.optim._composite import Composite, composite
+from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import at_least_zero, like, norm
 from corollary.optim.penalties._base import Scalar
 
 SHRINK, TRIALS = 0.7, 100  # a step search multiplies by SHRINK; 0.7^100 is below any precision
-
-
-class Solver(eqx.Module):
-    """How a composite problem is solved: settings as fields, and two pure methods. It owns no loop: `minimize` does."""
-
-    @abstractmethod
-    def init(self, problem: Composite, x0: PyTree) -> Any:
-        """The state before the first step."""
-
-    @abstractmethod
-    def step(self, problem: Composite, state: Any) -> tuple[Any, Info]:
-        """One step: the next state (its field ``x`` is the iterate), and what a person wants to know."""
-
-    def rate(self, k: Any, lipschitz: Scalar, distance: Scalar) -> Scalar | None:
-        """The theorem's bound on F(x_k) − F* for ‖x0 − x*‖ = distance; None where there is no theorem."""
-        return None
-
-    def source(self) -> str:
-        """Where that theorem stands."""
-        return ""
 
 
 class ProximalGradientState(eqx.Module):
@@ -78,6 +58,10 @@ class ProximalGradient(Solver):
     def __check_init__(self):
         """Refuse anything but None, "backtracking" or a positive number."""
         check_step(self.step_size)
+
+    def check(self, problem: Problem) -> None:
+        """A `Composite`."""
+        composite(problem)
 
     def init(self, problem: Composite, x0: PyTree) -> ProximalGradientState:
         """The state at x0."""

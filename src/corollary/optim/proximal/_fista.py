@@ -21,10 +21,11 @@ import optax
 from jaxtyping import PyTree
 
 from corollary.core import validation
-from corollary.optim._composite import Composite, Info
-from corollary.optim._proximal_gradient import Solver, check_step, first_step, forward_backward, searches, subgradient
+from corollary.optim._composite import Composite, composite
+from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import like
 from corollary.optim.penalties._base import Scalar
+from corollary.optim.proximal._proximal_gradient import check_step, first_step, forward_backward, searches, subgradient
 
 
 class FistaState(eqx.Module):
@@ -66,6 +67,10 @@ class Fista(Solver):
         """Refuse an unknown option."""
         validation.one_of("adaptive", None)("restart", self.restart)
         check_step(self.step_size)
+
+    def check(self, problem: Problem) -> None:
+        """A `Composite`."""
+        composite(problem)
 
     def init(self, problem: Composite, x0: PyTree) -> FistaState:
         """The state at x0, without momentum."""

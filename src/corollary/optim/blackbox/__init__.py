@@ -1,0 +1,1 @@
+"""Minimising from values alone."""

@@ -1,0 +1,1 @@
+"""Leaving strict saddle points: perturbed methods and their second-order certificate."""

@@ -1,0 +1,1 @@
+"""Games and variational inequalities."""

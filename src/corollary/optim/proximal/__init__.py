@@ -1,0 +1,1 @@
+"""Proximal methods for a smooth term plus one with a prox."""

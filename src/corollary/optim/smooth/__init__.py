@@ -1,0 +1,1 @@
+"""Smooth problems: gradient, momentum, Newton, quasi-Newton and trust-region methods."""

@@ -1,0 +1,1 @@
+"""Finite sums: stochastic gradients, batch samplers, variance reduction."""
