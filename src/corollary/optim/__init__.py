@@ -1,4 +1,4 @@
-"""Optimisation: penalties and their proximal operators, projections, composite problems and their solvers."""
+"""Optimisation: problem, solver and certificate as three independent choices."""
 
 from corollary.optim import penalties, projections
 from corollary.optim._composite import Composite
