@@ -33,6 +33,9 @@ SETS = {
     "affine": (lambda v: projections.affine(v, A, B), (6,)),
     "psd": (projections.psd, (3, 3)),
     "spectral": (lambda v: projections.spectral_ball(v, 0.8), (4, 3)),
+    "nuclear": (lambda v: projections.nuclear_ball(v, 1.4), (4, 3)),
+    "capped": (lambda v: projections.capped_simplex(v, 2.2, 0.9), (6,)),
+    "second_order": (projections.second_order_cone, (6,)),
 }
 
 
@@ -114,7 +117,7 @@ def test_moreau_against_the_dual_projection(x64):
 
 
 @pytest.mark.covers("moreau-decomposition")
-@pytest.mark.parametrize("name", ["elastic_net", "squared_l2", "group", "simplex", "total_variation"])
+@pytest.mark.parametrize("name", ["elastic_net", "squared_l2", "group", "simplex", "total_variation", "sorted_l1"])
 def test_fenchel_equality_certifies(name, dtype):
     from tests.optim.table import PENALTIES, points
 

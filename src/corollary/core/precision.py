@@ -29,8 +29,8 @@ def float64() -> Iterator[None]:
 
 
 def to_numpy(tree: Any) -> Any:
-    """Every JAX array of a pytree as a NumPy array (keys excepted), so that float64 survives outside `float64()`."""
-    return jax.tree.map(lambda x: np.asarray(x) if _is_data(x) else x, tree)
+    """Every JAX array of a pytree as a NumPy array (keys and tracers excepted): float64 survives outside `float64()`."""
+    return jax.tree.map(lambda x: np.asarray(x) if _is_data(x) and not isinstance(x, Tracer) else x, tree)
 
 
 def on_host(*arrays: Any) -> bool:

@@ -60,10 +60,13 @@ class Composite(Problem):
         return self.smooth.loss(self.smooth.forward(x)) + self.penalty.value(x)
 
     def default_solver(self) -> tuple[Solver, str]:
-        """`Fista` with restarts where the penalty is convex, else `ProximalGradient`."""
+        """`LBFGS` for a function as it is, `Fista` with restarts where the penalty is convex, else `ProximalGradient`."""
         from corollary.optim.proximal._fista import Fista
         from corollary.optim.proximal._proximal_gradient import ProximalGradient
+        from corollary.optim.smooth._lbfgs import LBFGS
 
+        if isinstance(self.penalty, Zero) and isinstance(self.smooth, Differentiable):
+            return LBFGS(), "a smooth function without a penalty or a known dual: a quasi-Newton method"
         if self.penalty.is_convex:
             return Fista(), "the penalty is convex, so momentum with restarts is the fastest"
         return ProximalGradient(), "the penalty is not convex, so plain descent, which never raises the objective"

@@ -26,7 +26,9 @@ from corollary.core.errors import InputError
 from corollary.core.precision import follows_input
 from corollary.core.solution import Note, Solution, Status
 from corollary.optim._composite import Composite
+from corollary.optim._implicit import Hoisted, attach, closes_over_tracers, has_optimality, join, split
 from corollary.optim._problem import Info, Problem, Solver
+from corollary.optim._smooth import Differentiable
 from corollary.optim._tree import dtype, finite, like, norm
 from corollary.optim.penalties._base import Scalar
 
@@ -45,6 +47,7 @@ def minimize(
     history: bool = False,
     reference: Any = None,
     verbose: bool = False,
+    differentiate: str = "implicit",
 ) -> Solution:
     """Minimise f(x) + h(x) to a certified accuracy.
 
@@ -71,6 +74,13 @@ def minimize(
         A minimiser x*, if one is at hand: the theorem's rate is then held against the run.
     verbose
         Show a bar.
+    differentiate
+        Where the call is differentiated by what the problem holds (data, weights, arrays that its function closes
+        over): ``"implicit"``, through the optimality condition of the answer: one linear solve, both modes, no memory
+        of the run; the start and the solver's settings have derivative 0. ``"unroll"``: through all `max_steps` steps,
+        as a scan of that length, the start and the settings included; in reverse mode the solver must not search for
+        its step. ``value`` and ``stats["objective"]`` carry the derivative, certificates do not. A problem without an
+        ``optimality`` differentiates through the loop, in forward mode only.
 
     Returns
     -------
@@ -105,22 +115,35 @@ def minimize(
     validation.integer(1)("max_steps", max_steps)
     for name, value in (("history", history), ("verbose", verbose)):
         validation.flag(name, value)
+    validation.one_of("implicit", "unroll")("differentiate", differentiate)
     x0 = _start_point(problem, x0)
+    problem = _hoisted(problem, x0)
     if reference is not None:
         reference = optax.tree.cast(finite("reference", reference), dtype(x0))
         if jax.tree.map(jnp.shape, reference) != jax.tree.map(jnp.shape, x0):
             raise InputError("reference: found other shapes than those of x0, expected the same")
     solver, why = _choose(problem, solver)
 
-    dynamic, static = _split((problem, solver))
+    dynamic, static = split((problem, solver))
     dynamic = [jnp.asarray(d) if isinstance(d, np.ndarray) else d for d in dynamic]  # copied once, not at every call
     tol = like(tol, x0)
+    given, traced = dynamic, _traced((dynamic, x0, reference, tol))
+    implicit = traced and differentiate == "implicit" and has_optimality(problem)
+    if implicit:  # the run itself is not differentiated: where only `grad` traces, it is the ordinary one
+        dynamic, x0, reference, tol = jax.tree.map(_constant, (dynamic, x0, reference, tol))
     run = _start(dynamic, x0, reference, static, max_steps if history else 0)
-    run, interrupted = _drive(dynamic, run, tol, static, max_steps, verbose)
+    if traced and differentiate == "unroll":
+        run, interrupted = _unroll(dynamic, run, tol, static, max_steps), False
+    else:
+        run, interrupted = _drive(dynamic, run, tol, static, max_steps, verbose)
     notes = {"solver": Note(f"{type(solver).__name__}: {why}")}
     if interrupted:
         notes["interrupted"] = Note("interrupted: the best point so far")
-    return _finish(dynamic, run, tol, static, tuple(sorted((k, v.text) for k, v in notes.items())))
+    solution = _finish(dynamic, run, tol, static, tuple(sorted((k, v.text) for k, v in notes.items())))
+    if not implicit:
+        return solution
+    value, objective = attach(static, solution.value, solution.stats["objective"], run.last.step, given)
+    return eqx.tree_at(lambda s: (s.value, s.stats["objective"]), solution, (value, objective))
 
 
 class Run(eqx.Module):
@@ -145,7 +168,7 @@ class Run(eqx.Module):
 
 @partial(jax.jit, static_argnames=("static", "length"))
 def _start(dynamic: list[Any], x0: PyTree, reference: PyTree | None, static: Hashable, length: int) -> Run:
-    problem, solver = _join(dynamic, static)
+    problem, solver = join(dynamic, static)
     state = solver.init(problem, x0)
     objective = problem.objective(x0)
     nowhere = jnp.full_like(objective, jnp.inf)
@@ -177,7 +200,7 @@ def _start(dynamic: list[Any], x0: PyTree, reference: PyTree | None, static: Has
 
 @partial(jax.jit, static_argnames=("static",))
 def _advance(dynamic: list[Any], run: Run, tol: Scalar, until: Int[Array, ""], static: Hashable) -> Run:
-    problem, solver = _join(dynamic, static)
+    problem, solver = join(dynamic, static)
 
     def going(run: Run):
         return (run.steps < until) & ~run.converged & run.finite & ~run.stuck
@@ -185,9 +208,26 @@ def _advance(dynamic: list[Any], run: Run, tol: Scalar, until: Int[Array, ""], s
     return jax.lax.while_loop(going, lambda run: _one_step(problem, solver, run, tol), run)
 
 
-def _one_step(problem: Problem, solver: Solver, run: Run, tol: Scalar) -> Run:
+@partial(jax.jit, static_argnames=("static", "steps"))
+def _unroll(dynamic: list[Any], run: Run, tol: Scalar, static: Hashable, steps: int) -> Run:
+    """The same run as a scan of fixed length, which reverse mode can go back through."""
+    problem, solver = join(dynamic, static)
+
+    def body(run: Run, _: None) -> tuple[Run, None]:
+        going = ~run.converged & run.finite & ~run.stuck
+        return jax.lax.cond(going, lambda r: _one_step(problem, solver, r, tol, unroll=True), lambda r: r, run), None
+
+    run, _ = jax.lax.scan(body, run, length=steps)
+    return eqx.tree_at(lambda r: r.objective, run, problem.objective(run.best))
+
+
+def _one_step(problem: Problem, solver: Solver, run: Run, tol: Scalar, *, unroll: bool = False) -> Run:
     state, info = solver.step(problem, run.state)
-    finite = jnp.isfinite(info.objective) & jnp.isfinite(norm(state.x))
+    if unroll:  # flags and bounds are not differentiated: an infinite bound times a zero would be a NaN
+        info = jax.tree.map(jax.lax.stop_gradient, info)
+    finite = jnp.isfinite(info.objective)
+    for leaf in jax.tree.leaves(state.x):
+        finite = finite & jnp.all(jnp.isfinite(leaf))
     merit = info.objective if info.merit is None else info.merit
     better = finite & (merit < run.merit)
     objective = jnp.where(better, info.objective, run.objective)
@@ -236,18 +276,16 @@ def _one_step(problem: Problem, solver: Solver, run: Run, tol: Scalar) -> Run:
 def _finish(
     dynamic: list[Any], run: Run, tol: Scalar, static: Hashable, notes: tuple[tuple[str, str], ...]
 ) -> Solution:
-    problem, solver = _join(dynamic, static)
+    problem, solver = join(dynamic, static)
     stats: dict[str, Any] = {name: Note(text) for name, text in notes}
     stats |= {"objective": run.objective, "step_size": run.last.step}
     if run.last.lower is None:
         stats["stopping"] = Note("stationarity residual, relative to the gradient's size")
-        claim = "dist(0, ∂F(x)) <= tol·(‖∇f‖ + ‖subgradient‖)"
-        certificates = {"stationarity": Certificate(claim, run.violation, run.threshold, "monitor", FERMAT)}
+        certificates = {"stationarity": Certificate(problem.claims()[0], run.violation, run.threshold, "monitor", FERMAT)}
     else:
         stats["stopping"] = Note("duality gap, relative to f(0)")
         stats["lower_bound"] = run.lower
-        claim = "F(x) − F* <= duality gap <= tol·f(0)"
-        certificates = {"duality_gap": Certificate(claim, run.violation, run.threshold, "exact", WEAK_DUALITY)}
+        certificates = {"duality_gap": Certificate(problem.claims()[1], run.violation, run.threshold, "exact", WEAK_DUALITY)}
     if run.reference is not None and (bound := _rate(solver, run.steps, run.last.step, run.reference[1])) is not None:
         slack = rounding(jnp.abs(run.reference[0]) + jnp.abs(run.last.objective), 16.0)
         certificates["rate"] = Certificate(
@@ -270,7 +308,7 @@ def _drive(
     dynamic: list[Any], run: Run, tol: Scalar, static: Hashable, max_steps: int, verbose: bool
 ) -> tuple[Run, bool]:
     """Call the compiled loop in chunks of a fraction of a second: a bar moves, and an interrupt loses nothing."""
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((dynamic, run, tol))):
+    if _traced((dynamic, run, tol)):
         return _advance(dynamic, run, tol, jnp.int32(max_steps), static), False
     done, chunk = 0, 64
     with progress.bar("minimize", max_steps, verbose):
@@ -311,9 +349,26 @@ def _start_point(problem: Problem, x0: Any) -> PyTree:
     x0 = finite("x0", x0)
     if origin is None:
         return x0
-    if jax.tree.map(jnp.shape, x0) != jnp.shape(origin):
-        raise InputError(f"x0: found shape {jax.tree.map(jnp.shape, x0)}, expected {jnp.shape(origin)}")
-    return x0.astype(origin.dtype)
+    if (found := jax.tree.map(jnp.shape, x0)) != (expected := jax.tree.map(jnp.shape, origin)):
+        raise InputError(f"x0: found shape {found}, expected {expected}")
+    return jax.tree.map(lambda leaf, zero: leaf.astype(zero.dtype), x0, origin)
+
+
+def _hoisted(problem: Problem, x0: PyTree) -> Problem:
+    """Traced arrays that a plain function closes over, as part of the problem: it may be differentiated by them."""
+    smooth = getattr(problem, "smooth", None)
+    if not (isinstance(smooth, Differentiable) and closes_over_tracers(smooth.function)):
+        return problem
+    function, arrays = jax.closure_convert(smooth.function, x0)
+    return eqx.tree_at(lambda p: p.smooth.function, problem, Hoisted(function, arrays))
+
+
+def _traced(tree: PyTree) -> bool:
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _constant(leaf: Any) -> Any:
+    return jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf
 
 
 def _choose(problem: Problem, solver: Any) -> tuple[Solver, str]:
@@ -322,17 +377,3 @@ def _choose(problem: Problem, solver: Any) -> tuple[Solver, str]:
         return solver, "named by the caller"
     validation.one_of("auto")("solver", solver)
     return problem.default_solver()
-
-
-def _split(tree: PyTree) -> tuple[list[Any], Hashable]:
-    """Numbers and arrays, which are traced, apart from all that shapes the program."""
-    leaves, structure = jax.tree.flatten(tree)
-    traced = tuple(eqx.is_array_like(leaf) for leaf in leaves)
-    rest = tuple(None if t else leaf for t, leaf in zip(traced, leaves, strict=True))
-    return [leaf for t, leaf in zip(traced, leaves, strict=True) if t], (structure, traced, rest)
-
-
-def _join(dynamic: list[Any], static: Any) -> Any:
-    structure, traced, rest = static
-    numbers = iter(dynamic)
-    return jax.tree.unflatten(structure, [next(numbers) if t else leaf for t, leaf in zip(traced, rest, strict=True)])

@@ -68,6 +68,10 @@ class Problem(eqx.Module):
         """The natural size of the objective, which the tolerance of a gap refers to; None where there is none."""
         return None
 
+    def claims(self) -> tuple[str, str]:
+        """What the driver's certificates say: of a residual, and of a gap."""
+        return "dist(0, ∂F(x)) <= tol·(‖∇f‖ + ‖subgradient‖)", "F(x) − F* <= duality gap <= tol·f(0)"
+
     def start(self) -> PyTree | None:
         """The origin of the space of x, where its shape is known."""
         return None

@@ -24,7 +24,7 @@ from corollary.core.precision import follows_input
 from corollary.core.solution import Solution, Status
 from corollary.optim._spectral import spectral_map
 from corollary.optim._tree import at_least_zero, finite, floats, like, norm
-from corollary.optim.penalties import L1, Nuclear, Penalty
+from corollary.optim.penalties import L1, GraphTotalVariation, Nuclear, Penalty, TotalVariation2D
 
 INCLUSION = "Parikh & Boyd (2014), eq. (3.4): p = prox_γh(v) iff (v − p)/γ ∈ ∂h(p)"
 
@@ -61,8 +61,9 @@ def prox(
     Notes
     -----
     Certificates: ``inclusion``, dist((v − p)/γ, ∂h(p)) within rounding, where the subdifferential is known (a
-    stationarity ``monitor`` where h is not convex). For a callable ``distance``: by strong convexity of the proximal
-    objective, ‖p − prox‖ ≤ γ‖∇h(p) + (p − v)/γ‖.
+    stationarity ``monitor`` where h is not convex). ``gap`` (exact) where the prox is an iteration of its own: the
+    duality gap of the proximal problem, ‖p − prox‖ ≤ √(2·gap). For a callable ``distance``: by strong convexity of the
+    proximal objective, ‖p − prox‖ ≤ γ‖∇h(p) + (p − v)/γ‖.
 
     Examples
     --------
@@ -77,6 +78,8 @@ def prox(
     step = like(step, v)
     if not isinstance(penalty, Penalty):
         return _prox_of_function(penalty, v, step, tol, max_steps)
+    if isinstance(penalty, TotalVariation2D | GraphTotalVariation):
+        return _prox_by_iteration(penalty, v, step)
     p = penalty.prox(v, step)
     return Solution(p, {name: c for name, c in [("inclusion", _inclusion(penalty, p, v, step))] if c is not None})
 
@@ -218,6 +221,18 @@ def _inclusion(penalty: Penalty, p: PyTree, v: PyTree, step: Float[Array, ""]) -
     bound = rounding((norm(v) + norm(p)) / step, 16.0 * size)
     kind = "exact" if penalty.is_convex else "monitor"
     return Certificate("dist((v − p)/γ, ∂h(p)) = 0", measured, bound, kind, INCLUSION)
+
+
+def _prox_by_iteration(penalty: TotalVariation2D | GraphTotalVariation, v: Array, step: Float[Array, ""]) -> Solution:
+    p, gap, enough = penalty._prox_and_gap(v, step)
+    certificate = Certificate(
+        "‖p − prox‖²/2 <= duality gap <= tol·‖v − mean‖²/2",
+        gap,
+        enough + rounding(norm(v) ** 2, 16.0),
+        "exact",
+        "weak duality and strong convexity: Beck & Teboulle (2009), section 4",
+    )
+    return Solution(p, {"gap": certificate}, Status.of(certificate.holds))
 
 
 def _prox_of_function(

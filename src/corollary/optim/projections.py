@@ -1,7 +1,7 @@
-"""Euclidean projections onto convex sets: box, balls, simplex, halfspace, affine subspace, PSD cone, spectral ball.
+"""Euclidean projections onto convex sets: box, balls, simplices, halfspace, affine subspace, cones, spectral balls.
 
-The first ones are Optax's, made safe against overflow and cancellation; affine, PSD and spectral ball are ours. Each
-takes an array (NumPy in, NumPy out) and, up to `halfspace`, any pytree. A projection is the prox of the set's
+The first ones are Optax's, made safe against overflow and cancellation; the others are ours. Each
+takes an array (NumPy in, NumPy out) and, up to `capped_simplex`, any pytree. A projection is the prox of the set's
 indicator: `penalties.Indicator` turns one into a penalty. Certificate: P v satisfies ⟨v − Pv, z − Pv⟩ ≤ 0 for all z
 of the set. Cost: O(p) unless said otherwise. Source: Parikh & Boyd, "Proximal algorithms" (2014), sections 6.2-6.3.
 """
@@ -25,12 +25,15 @@ from corollary.optim._tree import at_least_zero, dtype, floats, largest, like, n
 __all__ = [
     "affine",
     "box",
+    "capped_simplex",
     "halfspace",
     "l1_ball",
     "l2_ball",
     "linf_ball",
     "nonnegative",
+    "nuclear_ball",
     "psd",
+    "second_order_cone",
     "simplex",
     "spectral_ball",
 ]
@@ -153,6 +156,59 @@ def halfspace(v: Any, normal: Any, offset: Any) -> Any:
 
 
 @follows_input
+def capped_simplex(v: Any, radius: Any = 1.0, cap: Any = 1.0) -> Any:
+    """The nearest point with 0 ≤ x ≤ cap and Σ x_i = radius (cap everywhere, where that is too large), O(p log p).
+
+    x = clip(v − μ, 0, cap); the sum is piecewise linear in μ, and sorting its 2p breakpoints finds the piece.
+
+    Examples
+    --------
+    >>> capped_simplex([3.0, 0.5, 0.25, -1.0], 2.0).tolist()
+    [1.0, 0.625, 0.375, 0.0]
+    """
+    at_least_zero("radius", radius, positive=True)
+    at_least_zero("cap", cap, positive=True)
+    v = floats(v)
+    r, c = like(radius, v), like(cap, v)
+    flat, back = ravel_pytree(v)
+    breaks = jnp.concatenate([flat - c, flat])
+    order = jnp.argsort(breaks)
+    breaks = breaks[order]
+    slope = jnp.cumsum(jnp.where(order < flat.size, -1, 1)).astype(flat.dtype)  # after each breakpoint
+    fall = jnp.cumsum(slope[:-1] * jnp.diff(breaks))
+    sums = jnp.concatenate([jnp.zeros((1,), flat.dtype), fall]) + c * flat.size
+    last = jnp.maximum(jnp.sum(sums >= r) - 1, 0)
+    low = breaks[last]
+    free = (flat > low) & (flat - c <= low)
+    above = flat - c > low
+    # Once the free entries are known, μ is a mean: what the running sums lost to rounding is regained.
+    count = jnp.sum(free).astype(flat.dtype)
+    level = (jnp.sum(jnp.where(free, flat - low, 0.0)) + c * jnp.sum(above).astype(flat.dtype) - r) / jnp.maximum(
+        count, 1
+    )
+    return back(jnp.clip(flat - low - jnp.where(count > 0, level, 0.0), 0, c))
+
+
+@follows_input
+def second_order_cone(v: Any) -> Any:
+    """The nearest point (s, z) with ‖z‖₂ ≤ s; the first entry of the vector is s.
+
+    Source: Parikh & Boyd (2014), section 6.3.2.
+
+    Examples
+    --------
+    >>> second_order_cone([0.0, 3.0, 4.0]).round(12).tolist()
+    [2.5, 1.5, 2.0]
+    """
+    v = validation.vector("v", v)
+    s, z = v[0], v[1:]
+    size = norm(z)
+    half = s / 2 + size / 2
+    onto = jnp.concatenate([half[None], z * (half / jnp.where(size > 0, size, 1))])
+    return jnp.where(size <= s, v, jnp.where(size <= -s, 0.0, onto))
+
+
+@follows_input
 def affine(v: Any, A: Any, b: Any) -> Any:
     """The nearest point with A x = b (the least-squares solutions, where there is no exact one).
 
@@ -211,3 +267,21 @@ def spectral_ball(v: Any, radius: Any = 1.0) -> Any:
     at_least_zero("radius", radius)
     v = validation.matrix("v", v)
     return spectral_map(v, like(radius, v), clip=True)
+
+
+@follows_input
+def nuclear_ball(v: Any, radius: Any = 1.0) -> Any:
+    """The nearest matrix whose singular values sum to at most `radius`: they are soft-thresholded, O(m n min(m, n)).
+
+    Examples
+    --------
+    >>> nuclear_ball([[2.0, 0.0], [0.0, 1.5]]).round(12).tolist()
+    [[0.75, 0.0], [0.0, 0.25]]
+    """
+    at_least_zero("radius", radius)
+    v = validation.matrix("v", v)
+    r = like(radius, v)
+    s = jnp.linalg.svd(v, compute_uv=False)
+    means = (jnp.cumsum(s) - r) / jnp.arange(1, s.size + 1).astype(s.dtype)
+    level = jnp.max(means)  # the mean is largest over exactly those that stay
+    return jnp.where(jnp.sum(s) <= r, v, spectral_map(v, level))

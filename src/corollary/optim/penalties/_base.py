@@ -51,6 +51,11 @@ class Penalty(eqx.Module):
         """dist(−gradient, ∂h(x)): how far x is from minimising f + h where ∇f(x) = gradient; None where not known."""
         return self._distance(floats(x), floats(gradient))
 
+    @precision.follows_input
+    def linear_minimizer(self, gradient: Any) -> Any:
+        """A point of the set that minimises ⟨gradient, s⟩, for Frank-Wolfe; None where not known."""
+        return self._linear_minimizer(floats(gradient))
+
     @abstractmethod
     def _value(self, x: PyTree) -> Scalar: ...
 
@@ -64,4 +69,11 @@ class Penalty(eqx.Module):
         return None
 
     def _distance(self, x: PyTree, gradient: PyTree) -> Scalar | None:
+        return None
+
+    def _linear_minimizer(self, gradient: PyTree) -> PyTree | None:
+        return None
+
+    def _diameter(self, x: PyTree) -> Scalar | None:
+        """The largest distance of two points of the set; None where not known."""
         return None

@@ -86,6 +86,12 @@ class Box(Penalty):
 
         return norm(elementwise(entry, x, gradient, self.lower, self.upper))
 
+    def _linear_minimizer(self, gradient: PyTree) -> PyTree:
+        return elementwise(lambda g, low, high: jnp.where(g > 0, low, high), gradient, self.lower, self.upper)
+
+    def _diameter(self, x: PyTree) -> Scalar:
+        return norm(elementwise(lambda x, low, high: jnp.broadcast_to(high - low, x.shape), x, self.lower, self.upper))
+
 
 @final
 class Nonnegative(Penalty):
@@ -142,6 +148,13 @@ class Simplex(Penalty):
         (x, _), (g, _) = ravel_pytree(x), ravel_pytree(gradient)
         return residual_at_level(jnp.negative(g), x > 0)
 
+    def _linear_minimizer(self, gradient: PyTree) -> PyTree:
+        flat, back = ravel_pytree(gradient)
+        return back(jnp.zeros_like(flat).at[jnp.argmin(flat)].set(like(self.radius, flat)))
+
+    def _diameter(self, x: PyTree) -> Scalar:
+        return like(self.radius, x) * 2**0.5
+
 
 @final
 class L2Ball(Penalty):
@@ -178,6 +191,13 @@ class L2Ball(Penalty):
         outward = jnp.where(on_sphere, jnp.maximum(jnp.negative(optax.tree.vdot(gradient, unit)), 0), 0.0)
         distance = norm(optax.tree.add_scale(gradient, outward, unit))
         return jnp.where(r > 0, distance, 0.0)  # the normal cone of a single point is everything
+
+    def _linear_minimizer(self, gradient: PyTree) -> PyTree:
+        size = norm(gradient)
+        return optax.tree.scale(-like(self.radius, gradient) / jnp.where(size > 0, size, 1), gradient)
+
+    def _diameter(self, x: PyTree) -> Scalar:
+        return 2 * like(self.radius, x)
 
 
 @final
@@ -216,6 +236,14 @@ class L1Ball(Penalty):
         values = jnp.where(support, -g * jnp.sign(x), jnp.abs(g))
         at_face = residual_at_level(values, support, floor=0.0)
         return jnp.where(r > 0, jnp.where(on_face, at_face, norm(g)), 0.0)
+
+    def _linear_minimizer(self, gradient: PyTree) -> PyTree:
+        flat, back = ravel_pytree(gradient)
+        top = jnp.argmax(jnp.abs(flat))
+        return back(jnp.zeros_like(flat).at[top].set(jnp.where(flat[top] > 0, -1, 1) * like(self.radius, flat)))
+
+    def _diameter(self, x: PyTree) -> Scalar:
+        return 2 * like(self.radius, x)
 
 
 def residual_at_level(

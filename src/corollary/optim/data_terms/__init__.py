@@ -1,0 +1,1 @@
+"""Smooth data terms beside least squares and the logistic loss."""
