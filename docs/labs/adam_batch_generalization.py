@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 EXAMPLES, DIMENSION, SPARSITY, FILTERS = 32, 400, 10, 8
-FEATURE_NOISE, NOISE, START, RATE, DECAY = 0.2, 0.4, 0.01, 4e-3, 1e-5
+FEATURE_NOISE, NOISE, START, RATE, DECAY = 0.2, 0.5, 0.01, 4e-3, 1e-5
 
 
 def draw(key: Any, n: int) -> tuple[Any, Any]:
@@ -72,7 +72,7 @@ def _train(key: Any, batch: int, epochs: int) -> tuple[Any, Any, Any]:
     return errors[0], errors[1], (jnp.max(w[:FILTERS, 0]) - jnp.min(w[FILTERS:, 0])) / 2
 
 
-def main(seeds: int = 3, steps: int = 800) -> dict[str, dict[str, np.ndarray]]:
+def main(seeds: int = 2, steps: int = 600) -> dict[str, dict[str, np.ndarray]]:
     """For the full batch and for single examples, over seeds: training and test error, feature alignment."""
     keys = jax.random.split(jax.random.key(0), seeds)
     table = {}

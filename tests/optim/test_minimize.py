@@ -343,3 +343,22 @@ def test_plot_draws_the_curve_beside_the_bound():
 def test_bad_input(call, says):
     with pytest.raises(InputError, match=says):
         call(Composite(LeastSquares(*regression(0)), P.L1(1.0)))
+
+
+def test_a_diverging_run_is_no_success():
+    """The rounding that a gap is allowed is that of the best objective, not of a huge one met since."""
+    A, b = regression(0)
+    problem = Composite(LeastSquares(A, b), P.L1(3.0))
+    solution = minimize(problem, solver=ProximalGradient(step_size=1e3), max_steps=40)
+    assert not solution.converged
+    assert not solution.holds
+
+
+def test_a_step_far_too_short_is_no_success():
+    """The rounding of a residual is that of steps of 1/L: else a step of nothing would pass any residual for rounding."""
+    A, b = regression(0, "float32")
+    problem = Composite(LeastSquares(A, b), P.GroupLasso(1.0, np.zeros(D, int)))
+    solution = minimize(problem, np.ones(D, "float32"), ProximalGradient(step_size=1e-9), max_steps=3)
+    assert not solution.converged
+    with pytest.raises(InputError, match="tol"):
+        minimize(problem, np.ones(D, "float32"), tol=np.inf)

@@ -68,7 +68,7 @@ def test_every_path_or_the_mean():
     for alpha, row in table.items():
         assert row["Robbins-Monro"] == (alpha > 0.5)
         if row["Robbins-Monro"]:
-            assert np.max(row["limsup"]) < 0.6 * np.median(row["early"])  # every path
+            assert np.max(row["limsup"]) < 0.6 * np.max(row["early"])  # every path
             assert row["exponent of the mean square"] == pytest.approx(-alpha, abs=0.1)
             assert np.mean(row["exponents of the paths"]) < -0.5 * alpha
         else:
@@ -96,8 +96,8 @@ def test_escape_times():
 
 @pytest.mark.covers("adam-batch-generalization")
 def test_batches_of_adam():
-    table = lab("adam_batch_generalization").main()
+    table = lab("adam_batch_generalization").main(seeds=2)
     assert np.all(table["full batch"]["training error"] <= 0.05)  # it memorises
-    assert np.all(table["full batch"]["test error"] >= 0.2)
+    assert np.all(table["full batch"]["test error"] >= 0.3)
     assert np.all(table["one example"]["test error"] <= 0.02)
     assert np.all(table["one example"]["feature"] > table["full batch"]["feature"])

@@ -42,6 +42,11 @@ def branch(f):
     return value
 
 
+@jax.jit  # traced once, however often a solver asks for it
+def any_of(index, units, z):
+    return units[0] * jax.lax.switch(index, [branch(f) for f in FUNCTIONS], z / units[1])
+
+
 class AnyOf(SmoothTerm):
     """One of the standard functions, by a traced number and in traced units, so that all share a compiled program."""
 
@@ -49,7 +54,7 @@ class AnyOf(SmoothTerm):
     units: jax.Array
 
     def loss(self, z):
-        return self.units[0] * jax.lax.switch(self.index, [branch(f) for f in FUNCTIONS], z / self.units[1])
+        return any_of(self.index, self.units, z)
 
     def forward(self, x):
         return x

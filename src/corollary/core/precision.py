@@ -29,7 +29,7 @@ def float64() -> Iterator[None]:
 
 
 def to_numpy(tree: Any) -> Any:
-    """Every JAX array of a pytree as a NumPy array (keys and tracers excepted): float64 survives outside `float64()`."""
+    """Every JAX array of a pytree, but keys and tracers, as a NumPy array: float64 survives outside `float64()`."""
     return jax.tree.map(lambda x: np.asarray(x) if _is_data(x) and not isinstance(x, Tracer) else x, tree)
 
 

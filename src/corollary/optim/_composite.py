@@ -60,7 +60,7 @@ class Composite(Problem):
         return self.smooth.loss(self.smooth.forward(x)) + self.penalty.value(x)
 
     def default_solver(self) -> tuple[Solver, str]:
-        """`LBFGS` for a function as it is, `Fista` with restarts where the penalty is convex, else `ProximalGradient`."""
+        """`LBFGS` for a function as it is, `Fista` where the penalty is convex, else `ProximalGradient`."""
         from corollary.optim.proximal._fista import Fista
         from corollary.optim.proximal._proximal_gradient import ProximalGradient
         from corollary.optim.smooth._lbfgs import LBFGS
@@ -93,12 +93,15 @@ class Composite(Problem):
 
     def measure(self, x: PyTree, z: PyTree, theta: PyTree, gradient: PyTree, subgradient: PyTree, step: Scalar) -> Info:
         """How good x is, from z = A x, a dual point θ with its Aᵀθ, and a subgradient of h at x."""
+        # The prox divides the rounding of x by the step; a step far below 1/L would pass any residual for rounding.
+        known, slope = self.smooth.lipschitz(), 1 / step
+        slope = slope if known is None else jnp.minimum(slope, known.astype(slope.dtype))
         return Info(
             objective=self.smooth.loss(z) + self.penalty.value(x),
             lower=self.lower_bound(theta, gradient),
             residual=norm(optax.tree.add(gradient, subgradient)),
             gradient_scale=norm(gradient) + norm(subgradient),
-            floor=rounding(norm(x) / step + norm(gradient)),
+            floor=rounding(norm(x) * slope + norm(gradient)),
             step=step,
         )
 

@@ -110,8 +110,8 @@ def minimize(
         if not callable(problem):
             raise InputError(f"problem: found {type(problem).__name__}, expected a problem or a function")
         problem = Composite(problem)
-    if not isinstance(tol, jax.Array):
-        validation.number(0.0)("tol", tol)
+    if not isinstance(tol, Tracer):
+        validation.number(0.0, 1e300)("tol", float(tol) if isinstance(tol, jax.Array) else tol)
     validation.integer(1)("max_steps", max_steps)
     for name, value in (("history", history), ("verbose", verbose)):
         validation.flag(name, value)
@@ -236,12 +236,15 @@ def _one_step(problem: Problem, solver: Solver, run: Run, tol: Scalar, *, unroll
         lower, natural, violation = run.lower, info.gradient_scale, info.residual
         rounded = info.floor
     else:
-        lower = jnp.fmax(run.lower, info.lower)  # fmax: a NaN proves nothing
-        natural, violation = _natural_scale(problem, info), objective - lower
-        rounded = rounding(jnp.abs(info.objective) + natural, 16.0)
+        natural = _natural_scale(problem, objective)
+        rounded = rounding(jnp.abs(objective) + natural, 16.0)
+        # What is not finite, or above F itself, proves nothing.
+        proves = jnp.isfinite(info.lower) & (info.lower <= info.objective + rounded)
+        lower = jnp.where(proves, jnp.maximum(run.lower, info.lower), run.lower)
+        violation = objective - lower
     first = jnp.where(run.steps == 0, natural, run.first)
     threshold = tol * jnp.maximum(first, natural) + rounded
-    converged = finite & (violation <= threshold)
+    converged = finite & (violation <= threshold) & jnp.isfinite(violation)
     if info.lower is None:  # a residual speaks of the point it was taken at
         better = better | converged
         objective = jnp.where(better, info.objective, run.objective)
@@ -281,11 +284,15 @@ def _finish(
     stats |= {"objective": run.objective, "step_size": run.last.step}
     if run.last.lower is None:
         stats["stopping"] = Note("stationarity residual, relative to the gradient's size")
-        certificates = {"stationarity": Certificate(problem.claims()[0], run.violation, run.threshold, "monitor", FERMAT)}
+        certificates = {
+            "stationarity": Certificate(problem.claims()[0], run.violation, run.threshold, "monitor", FERMAT)
+        }
     else:
         stats["stopping"] = Note("duality gap, relative to f(0)")
         stats["lower_bound"] = run.lower
-        certificates = {"duality_gap": Certificate(problem.claims()[1], run.violation, run.threshold, "exact", WEAK_DUALITY)}
+        certificates = {
+            "duality_gap": Certificate(problem.claims()[1], run.violation, run.threshold, "exact", WEAK_DUALITY)
+        }
     if run.reference is not None and (bound := _rate(solver, run.steps, run.last.step, run.reference[1])) is not None:
         slack = rounding(jnp.abs(run.reference[0]) + jnp.abs(run.last.objective), 16.0)
         certificates["rate"] = Certificate(
@@ -300,7 +307,10 @@ def _finish(
     stats |= solver.stats(problem, run.state)
     status = Status.of(run.converged, run.finite)
     status = jnp.where(run.stuck & run.finite, Status.PRECISION, status)
-    status = jnp.where(jnp.isneginf(run.last.objective), Status.UNBOUNDED, status).astype(jnp.int32)
+    unbounded = run.last.unbounded
+    if unbounded is None:  # a merit other than F says that F need not fall
+        unbounded = jnp.isneginf(run.last.objective) & (run.last.merit is None)
+    status = jnp.where(unbounded, Status.UNBOUNDED, status).astype(jnp.int32)
     return Solution(run.best, certificates, status, run.steps, stats, run.history or None)
 
 
@@ -330,10 +340,10 @@ def _going(run: Run) -> bool:
     return not bool(run.converged) and bool(run.finite) and not bool(run.stuck)
 
 
-def _natural_scale(problem: Problem, info: Info) -> Scalar:
-    """f(0), or the objective met where that is zero (b = 0)."""
+def _natural_scale(problem: Problem, objective: Scalar) -> Scalar:
+    """f(0), or the best objective met where that is zero (b = 0)."""
     scale = problem.scale()
-    return jnp.abs(info.objective) if scale is None else jnp.where(scale > 0, scale, jnp.abs(info.objective))
+    return jnp.abs(objective) if scale is None else jnp.where(scale > 0, scale, jnp.abs(objective))
 
 
 def _rate(solver: Solver, k: Any, step: Scalar, distance: Scalar) -> Scalar | None:

@@ -36,6 +36,8 @@ class Info(eqx.Module):
         A lower bound on the minimum, where there is a dual; the driver then stops on the gap.
     merit
         What the best iterate is judged by, where it is not the objective (iterates that are not feasible, games).
+    unbounded
+        True where the objective is proved to fall without end; left out, where it is −∞.
     stuck
         True where no further progress is possible at this precision.
     extra
@@ -50,6 +52,7 @@ class Info(eqx.Module):
     lower: Scalar | None = None
     merit: Scalar | None = None
     stuck: Bool[Array, ""] | None = None
+    unbounded: Bool[Array, ""] | None = None
     extra: dict[str, Scalar] = eqx.field(default_factory=dict)
 
 

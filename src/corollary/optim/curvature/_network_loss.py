@@ -50,7 +50,7 @@ class NetworkLoss(Problem):
     loss: Loss
     data: tuple[Any, ...]
 
-    def __init__(self, model: Model, loss: Loss, *data: Any):
+    def __init__(self, model: Any, loss: Any, *data: Any):
         for name, value in (("model", model), ("loss", loss)):
             if not callable(value):
                 raise InputError(f"{name}: found {type(value).__name__}, expected a function")

@@ -50,7 +50,10 @@ class Equilibrium(Problem):
 
     def claims(self) -> tuple[str, str]:
         """Of the natural residual, and of a matrix game's gap."""
-        return "dist(0, F(z) + ∂h(z)) <= tol·(‖F‖ + ‖subgradient‖)", "what the players could gain, max (Aᵀx) − min (A y), is <= tol·max|A|"
+        return (
+            "dist(0, F(z) + ∂h(z)) <= tol·(‖F‖ + ‖subgradient‖)",
+            "what the players could gain, max (Aᵀx) − min (A y), is <= tol·max|A|",
+        )
 
     def optimality(self, z: PyTree, step: Scalar) -> PyTree:
         """z − prox_{th}(z − tF(z)), zero exactly at a solution."""

@@ -202,7 +202,7 @@ class RiemannianGradient(Solver):
     ([1.0, 0.0, 0.0], True)
     """
 
-    manifold: Manifold
+    manifold: Any
 
     def __check_init__(self):
         """Refuse what is no manifold."""

@@ -12,6 +12,7 @@ programming" (2024); Pock & Chambolle, "Diagonal preconditioning" (2011), lemma 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, final
 
 import equinox as eqx
@@ -179,7 +180,8 @@ class RestartedPDHG(Solver):
         one = jnp.ones_like(residual)
         info = Info(found.primal_objective, residual, one, floor, tau, merit=residual, extra=extra)
         unbounded = _dual_infeasible(problem, state, dx) & (count > 100)
-        info = eqx.tree_at(lambda i: i.objective, info, jnp.where(unbounded, -jnp.inf, info.objective))
+        fallen = jnp.where(unbounded, -jnp.inf, info.objective)  # which ends the run
+        info = dataclasses.replace(info, objective=fallen, unbounded=unbounded)
         return RestartedPDHGState(
             x=x,
             row=row,
