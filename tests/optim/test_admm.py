@@ -273,3 +273,15 @@ def test_augmented_lagrangian(seed, x64):
 def test_refusals(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_no_success_far_out_after_an_overshoot(x64):
+    """At x0 the exponential is flat: an undamped step ends where the gradient is 1e20."""
+    problem = Splitting(P.L1(1.0), P.L1(1.0), [[1.0, -1.0]], lambda x: jnp.sum(jnp.exp(x) - 5 * x))
+    solution = minimize(problem, np.full(2, -3.0), ADMM(), tol=1e-6)
+    assert solution.converged
+    assert np.allclose(solution.value, np.log(4.0), atol=1e-5)
+    shards = Consensus(lambda x, d: jnp.sum(jnp.exp(x) - d * x), np.full((2, 1), 5.0))
+    solution = minimize(shards, [-3.0], tol=1e-6)
+    assert solution.converged
+    assert np.allclose(solution.value, np.log(5.0), atol=1e-5)

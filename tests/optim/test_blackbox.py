@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
+from corollary import optim
 from corollary.core import InputError
 from corollary.core.solution import Status
 from corollary.optim import (
@@ -303,3 +304,19 @@ def test_gradient_solvers_run_on_a_black_box(dtype):
 def test_bad_input(call, says):
     with pytest.raises(InputError, match=says):
         call()
+
+
+def test_one_poll_is_not_enough(x64):
+    def rosenbrock(x):
+        return 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2
+
+    run = optim.evolution_strategy(rosenbrock, [-1.0, 1.0], 0.5, 1, pairs=8, key=jax.random.key(0))
+    assert run.status != 0
+    run = optim.random_search(rosenbrock, ([-1.0, -1.0], [1.0, 1.0]), evaluations=1, key=jax.random.key(0))
+    assert run.status != 0
+
+
+def test_differences_that_drown_prove_nothing():
+    x0 = jnp.zeros(2, jnp.float32)
+    run = optim.spsa(lambda x: 1e6 + 0.01 * ((x - 1) ** 2).sum(), x0, 10, a=0.1, c=0.1, key=jax.random.key(0))
+    assert run.status != 0

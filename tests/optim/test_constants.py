@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from corollary import optim
 from corollary.core import InputError
 from corollary.optim import (
     LeastSquares,
@@ -292,3 +293,23 @@ def test_intervals_hold_every_value(x64):
         with pytest.raises(InputError, match=r"region|points|splits"):
             lipschitz_estimate(jnp.sin, **bad)
     assert Logistic(X, Y).lipschitz() > 0
+
+
+def test_loops_are_enclosed_pass_by_pass(x64):
+    def f(x):
+        return jax.lax.fori_loop(0, 5, lambda i, y: 2 * y, x).sum()
+
+    found = optim.lipschitz_estimate(f, region=(jnp.zeros(1), jnp.ones(1)))
+    assert 32 <= found.stats["upper"] <= 32.001
+
+    def g(x):
+        return jax.lax.scan(lambda y, a: (y, a * y), x[0], x[1:])[1].sum()
+
+    assert (
+        optim.lipschitz_estimate(g, region=(jnp.zeros(3), jnp.ones(3)), metric_in="1", metric_out="1").stats["upper"]
+        <= 2.001
+    )
+    with pytest.raises(InputError, match="'while'"):
+        optim.lipschitz_estimate(
+            lambda x: jax.lax.while_loop(lambda y: y[0] < 3, lambda y: y + 1, x), region=(jnp.zeros(1), jnp.ones(1))
+        )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from corollary import optim
 from corollary.core import InputError
 from corollary.optim import minimize
 from corollary.optim.curvature import (
@@ -402,3 +403,26 @@ def test_nystrom_says_when_the_curvature_is_indefinite(x64):
     H = hessian_operator(lambda x: x[0] ** 2 - 2 * x[1] ** 2 + x[2] ** 2, jnp.zeros(3))
     found = jax.jit(lambda: nystrom_curvature(H, 2, key=jax.random.key(0)))()
     assert not found.certificates["psd"].holds
+
+
+def test_refused_or_told():
+    from corollary.optim.curvature import Categorical
+
+    assert np.isnan(Categorical()(jnp.zeros(3), 3))
+    assert np.isnan(Categorical()(jnp.zeros(3), -1))
+    with pytest.raises(InputError, match="noise_variance: found a negative"):
+        optim.sgd_momentum_variance(0.1, 0.9, 1.0, -1.0, key=jax.random.key(0))
+    with pytest.raises(InputError, match="at most lipschitz"):
+        optim.nesterov_rate(lambda x: x @ x, [1.0], [0.0], 1.0, 3, strong_convexity=4.0)
+    with pytest.raises(InputError, match="momentum"):
+        optim.HeavyBall(momentum=1.0)
+    with pytest.raises(InputError, match="errors: found equal"):
+        optim.fit_convergence([1.0] * 8)
+    with pytest.raises(InputError, match="confidence"):
+        optim.fit_convergence([0.5, 0.4, 0.3, 0.2], confidence=1.5)
+    with pytest.raises(InputError, match="points: found no two members"):
+        optim.set_convexity_check(lambda x: x[0] > 5, np.zeros((4, 2)))
+    with pytest.raises(InputError, match="points: found points outside region"):
+        optim.lipschitz_estimate(lambda x: x**2, [10.0, 20.0], region=(0.0, 1.0))
+    f = optim.functions.beale().rescaled(1e6, 10.0)
+    np.testing.assert_allclose(np.sum(np.asarray(f.residual(jnp.asarray(f.x0))) ** 2), f(f.x0), rtol=1e-5)

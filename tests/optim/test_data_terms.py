@@ -194,3 +194,14 @@ def test_rescaling_the_variable_changes_nothing_else(c, x64):
 def test_bad_input(make, says):
     with pytest.raises(InputError, match=says):
         make(data()[0])
+
+
+def test_rounded_probabilities_keep_their_dual(x64):
+    rows = np.asarray(jax.nn.softmax(jnp.asarray(data()[0][:, :K], jnp.float32), 1)).astype(float)
+    term = Multinomial(data()[0], rows)
+    assert jnp.isfinite(term.conjugate(term.dual(jnp.zeros((N, K)))))
+
+
+def test_mixed_labels_are_refused():
+    with pytest.raises(InputError, match="y: found values"):
+        SquaredHinge(np.eye(3), [-1, 0, 1])

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from corollary import optim
 from corollary.core import InputError
 from corollary.core.solution import Status
 from corollary.optim import (
@@ -315,3 +316,10 @@ def test_star_quasi_convexity(dtype):
     assert not quasi_convexity_check(wells, np.ones((), dtype), line).certificates["minimiser"].holds
     with pytest.raises(InputError, match="points: found other shapes"):
         quasi_convexity_check(wells, np.zeros(2, dtype), line)
+
+
+def test_a_sample_at_the_minimiser_hides_nothing():
+    def f(x):
+        return 1 - jnp.cos(x)
+
+    assert not optim.quasi_convexity_check(f, 0.0, [0.0, 1.0, 4.0]).certificates["star_quasi_convex"].holds

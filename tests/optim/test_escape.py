@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +16,10 @@ from corollary.optim import (
     occupation_time_pgd,
     perturbed_agd,
     perturbed_gd,
+    second_order_stationarity,
 )
 from corollary.optim.escape._noise import ball, right_chance
+from corollary.optim.theory._extremes import extremes
 
 D, SEEDS = 4, 8
 ASKED = {"lipschitz": 3.0, "rho": 8.0, "eps": 0.1, "lower": -0.25}
@@ -325,6 +328,67 @@ def test_one_worker_is_perturbed_gd(x64):
     np.testing.assert_allclose(run.value, alone.value, atol=1e-12)
 
 
+def test_accelerated_constants_are_free_of_scale(x64):
+    """x in other units: the same waits, radii in those units."""
+
+    def constants(u):
+        asked = {"lipschitz": 3 / u**2, "rho": 8 / u**3, "eps": 0.1 / u, "lower": -0.25}
+        run = perturbed_agd(lambda x: saddle(x / u), jnp.zeros(D), key=jax.random.key(0), max_steps=1, **asked)
+        return run.stats["constants"].wait, run.stats["constants"].radius / u
+
+    waits, radii = jax.jit(jax.vmap(constants))(jnp.asarray([1.0, 1e-6, 1e6]))
+    assert np.ptp(waits) == 0
+    np.testing.assert_allclose(radii, radii[0], rtol=1e-9)
+
+
+def test_no_saddle_found_is_no_proof(x64):
+    """One direction of 400 goes down, by little: Lanczos does not see it, and nothing is claimed."""
+    h = (jnp.linspace(0.0, 1.0, 400) ** 4).at[0].set(-1e-6)
+    asked = {"lipschitz": 2.0, "rho": 1.0, "eps": 2.5e-13, "lower": -1.0}
+    run = curvature_calibrated_escape(Bowl(h), jnp.zeros(400), key=jax.random.key(3), max_steps=2, **asked)
+    assert not run.stats["saddle"]
+    assert not run.certificates["curvature"].holds
+    assert not run.converged
+
+
+def test_a_start_that_nearly_misses_a_direction_is_allowed_for(monkeypatch):
+    """Lanczos breaks down after one step, and drops what the start holds of the direction that goes down."""
+    monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: jnp.ones(shape, dtype).at[-1].set(3e-5))
+    with jax.enable_x64(False):
+        h = jnp.ones(50).at[-1].set(-1)
+        found = jax.jit(lambda c: extremes(lambda v: h * v, h, 40, None, c))(jnp.asarray(1e-6))
+    assert int(found.count) < 50
+    assert float(found.lower) <= -1
+
+
+def test_another_chance_of_failure_compiles_nothing_new():
+    traced = []
+
+    def f(x):
+        traced.append(1)
+        return jnp.sum(x**2)
+
+    confidences = [
+        float(
+            second_order_stationarity(f, np.ones(2), eps=1.0, rho=1.0, failure=p).certificates["curvature"].confidence
+        )
+        for p in (1e-3, 1e-2)
+    ]
+    assert confidences == pytest.approx([0.999, 0.99], rel=1e-6)
+    count = len(traced)
+    second_order_stationarity(f, np.ones(2), eps=1.0, rho=1.0, failure=1e-1)
+    assert len(traced) == count
+
+
+class Bowl(eqx.Module):
+    """A function that carries its array: a run takes it as it stands."""
+
+    h: jax.Array
+
+    def __call__(self, x):
+        return jnp.sum(self.h * x**2) / 2 + jnp.sum(x**4) / 4
+
+
 def test_rescaling_changes_only_the_scale(x64):
     runs = rescaled()
     np.testing.assert_array_equal(runs.status[SEEDS:], Status.CONVERGED)
@@ -359,6 +423,8 @@ def test_bad_settings(change, says):
         (lambda k: occupation_time_pgd(saddle, [0.0], key=k, window=0, **ASKED), "window: found 0"),
         (lambda k: curvature_calibrated_escape(saddle, [0.0], key=k, max_episodes=0, **ASKED), "max_episodes: found 0"),
         (lambda k: curvature_probe(saddle, [0.0], [1.0], h=0.0), "h: found 0.0"),
+        (lambda k: curvature_probe(saddle, [0.0, 1.0], [0.0, 0.0]), "direction: found zeros"),
+        (lambda k: curvature_probe(saddle, [0.0, 1.0], [1.0]), "direction: found shape"),
         (lambda k: clipped_distributed_escape(tilted, TILTS, [0.0], np.eye(3), key=k, **ASKED), "expected .n, n. for"),
         (lambda k: clipped_distributed_escape(tilted, TILTS, [0.0], np.eye(4), key=k, **ASKED), "not connected"),
         (lambda k: clipped_distributed_escape(tilted, TILTS, [0.0], 2 * RING, key=k, **ASKED), "doubly stochastic"),

@@ -35,7 +35,7 @@ def test_a_pass_over_blocks_is_the_objective_its_gradient_and_a_bound(loss, spar
     """With 23 rows in blocks of 8 the last reaches back over one row that must not count twice."""
     X, y = data(loss)
     problem = FiniteSum(loss, scipy.sparse.csr_array(X) if sparse else X, y, l2=0.1, penalty=penalties.L1(0.02))
-    look = jax.jit(lambda x: E.snapshot(problem, x, 8, jnp.ones(())))
+    look = jax.jit(lambda x: E.snapshot(problem, x, 8))
     F = lambda x: VALUES[loss](X @ x, y).mean() + 0.05 * x @ x + 0.02 * np.abs(x).sum()  # noqa: E731
     best, t = np.zeros(D), 1 / (np.linalg.norm(X, 2) ** 2 / N + 0.1)
     for _ in range(400):  # plain proximal gradient
@@ -146,10 +146,70 @@ def test_rows_of_a_sparse_matrix_must_be_of_like_length():
         FiniteSum("squared", A.tocsr(), np.ones(400))
 
 
+def test_bounds_that_overflow_or_come_from_an_inexact_prox(x64):
+    """x = u/l2 whose square overflows is no infinite bound; a prox that stops at a gap is charged with the gap."""
+    X, y = (a.astype(np.float32) for a in data("squared"))
+    for scale, l2 in ((1.0, 1e-8), (1e12, 1e-32)):
+        problem = FiniteSum("squared", X / np.float32(scale), y, l2=np.float32(l2))
+        at = E.snapshot(problem, jnp.zeros(D, jnp.float32), 8)
+        assert float(at.lower) <= float(at.objective)
+        huge = problem.lower_bound(at.table * np.float32(1e25), at.data * np.float32(1e25))
+        assert float(huge) <= float(at.objective)  # no +inf, no NaN
+    edges = np.stack([np.arange(D - 1), np.arange(1, D)], 1)
+    rows, goals = data("squared")
+    exact = FiniteSum("squared", rows, goals, l2=1e-2, penalty=penalties.TotalVariation(0.3))
+    rough = penalties.GraphTotalVariation(edges, 0.3, tol=0.5, max_steps=2)
+    loose = FiniteSum("squared", rows, goals, l2=1e-2, penalty=rough)
+    at = E.snapshot(exact, jnp.linspace(-1, 1, D), 8)
+    assert float(loose.lower_bound(at.table, at.data)) <= float(at.lower) < np.inf
+
+
+def test_a_short_step_is_no_success():
+    """The rounding of a gradient has nothing to do with the step."""
+    for solver in (SVRG(step_size=2e-7), SGD(optax.linear_schedule(1e-3, 0.0, 4))):
+        problem = FiniteSum("squared", *data("squared"))
+        run = minimize(problem, np.ones(D), solver, max_steps=3, tol=1e-9)
+        assert run.status == Status.MAX_STEPS
+        assert float(run.certificates["stationarity"].bound) < 1e-6
+    with jax.enable_x64(False):
+        X, y = (jnp.asarray(a, jnp.float32) for a in data("squared"))
+        run = minimize(FiniteSum("squared", X, y), jnp.ones(D), SVRG(step_size=1e-9), max_steps=3)
+        assert run.status == Status.MAX_STEPS
+
+
+def test_smoothness_where_the_hessian_vanishes_and_of_short_blocks(x64):
+    """A function that is linear at the start gets a step of its own scale; a block counts for N·b/n terms."""
+
+    def huber(c, x, e):
+        r = jnp.abs(x - e)
+        return c * jnp.sum(jnp.where(r < 1, r**2 / 2, r - 0.5))
+
+    for c in (1.0, 1e-16, 1e16):
+        problem = FiniteSum(jax.tree_util.Partial(huber, jnp.asarray(c)), jnp.linspace(-0.5, 0.5, N)[:, None])
+        run = minimize(problem, jnp.full(1, 50.0), max_steps=100)
+        assert run.converged
+        np.testing.assert_allclose(run.value, 0, atol=1e-5)
+    short = FiniteSum(lambda x, e: (x - e) @ (x - e) / 2, np.ones((17, 1)), lipschitz=1.0)
+    block = jax.jacfwd(lambda x: short.terms.local(x, jnp.int32(0), 16)[1])(jnp.zeros(1))
+    assert float(block[0, 0]) <= float(E.smoothness(short, jnp.zeros(1), 16)) * (1 + 1e-12)
+
+
+def test_the_metric_does_not_overflow():
+    """M = P⁻¹ has entries of 1e20 and more; its square would leave float32."""
+    rng = np.random.default_rng(0)
+    X, y = (rng.normal(size=(64, D)) / 1e12).astype(np.float32), rng.normal(size=64).astype(np.float32)
+    with jax.enable_x64(False):
+        problem = FiniteSum("squared", jnp.asarray(X), jnp.asarray(y), l2=1e-26)
+        metric = E.metric_of(problem, True)
+        assert 0.1 < float(E.smoothness(problem, jnp.zeros(D), 4, metric)) < 100
+
+
 BAD = [
     (lambda: FiniteSum("hinge", *data()), "loss: found 'hinge'"),
     (lambda: FiniteSum("logistic", data()[0]), "y: found None"),
     (lambda: FiniteSum("logistic", data()[0], np.arange(N)), "y: found values"),
+    (lambda: FiniteSum("logistic", data()[0], np.arange(N) % 3 - 1), "y: found values"),
+    (lambda: SGD(optax.constant_schedule(0.1), 0.2), "step_size: found 0.2"),
     (lambda: FiniteSum("squared", data()[0], np.ones(N + 1)), "y: found 24 entries, expected 23"),
     (lambda: FiniteSum("squared", data()[0] * np.nan, np.ones(N)), "data: found NaN"),
     (lambda: FiniteSum("squared", *data(), l2=-1.0), "l2: found -1.0"),

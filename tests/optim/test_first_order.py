@@ -10,6 +10,7 @@ import optax
 import pytest
 import scipy.optimize
 
+from corollary import optim
 from corollary.core import InputError, Status
 from corollary.optim import (
     BarzilaiBorwein,
@@ -506,3 +507,30 @@ def test_the_ball_ends_on_the_flat_side(dtype):
 def test_bad_input(call, says):
     with pytest.raises(InputError, match=says):
         call()
+
+
+def test_a_schedule_keeps_its_unit_and_a_search_has_no_rate(x64):
+    f = optim.LeastSquares(np.diag([1.0, 0.1]), np.zeros(2))
+    run = optim.minimize(
+        optim.Composite(f),
+        [1.0, 1.0],
+        optim.GradientDescent(schedule=optim.silver_stepsize(5), strong_convexity=0.01),
+        max_steps=31,
+        tol=0.0,
+        reference=[0.0, 0.0],
+    )
+    assert run.certificates["rate"].holds
+    assert run.stats["objective"] < 1e-2
+    assert not optim.GradientDescent().rated(optim.Composite(lambda x: x @ x))
+    assert optim.GradientDescent().rated(optim.Composite(f))
+
+
+def test_bounds_at_every_step_and_functions_with_arrays(x64):
+    run = optim.subgradient_method(lambda x: jnp.abs(x).sum(), [1.0], radius=1.0, steps=10_000)
+    assert np.all(run.history["best"] <= run.history["rate_bound"] * (1 + 1e-9))
+    assert run.certificates["gap"].assumptions
+    f = optim.functions.quadratic(2, 10.0)
+    optim.subgradient_method(f, [1.0, 1.0], radius=1.0, steps=10)
+    optim.gd_rate_convex(f, [1.0, 1.0], f.minimisers[0], 20.0, 5)
+    optim.sharpness_aware_gd(f, [1.0, 1.0], 0.1, 20.0, 5)
+    assert optim.gd_rate_convex(lambda x: (x**4).sum(), [10.0], [0.0], 1.0, 20).status == Status.NON_FINITE

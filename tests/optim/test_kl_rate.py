@@ -24,6 +24,7 @@ def test_decrease_subgradient_and_path(name, dtype):
     run = kl_proximal_rate(p, np.ones(D, dtype), STEPS)
     assert np.all(run.certificates["sufficient_decrease"].holds)
     assert np.all(run.certificates["subgradient_bound"].holds)
+    assert not run.certificates["sufficient_decrease"].assumptions[0].checked  # L is the smooth term's word
     assert run.stats["decrease"] >= run.stats["decrease_bound"] * (1 - 1 / 32)
     assert run.stats["subgradient"] <= run.stats["subgradient_constant"] * (1.2 if dtype == "float32" else 1.01)
     # Finite length: what the tail adds is nothing beside the whole.

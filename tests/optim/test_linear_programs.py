@@ -8,6 +8,7 @@ import scipy.optimize
 import scipy.sparse
 
 from corollary.core import InputError
+from corollary.core.solution import Status
 from corollary.optim import (
     Composite,
     LinearProgram,
@@ -203,3 +204,57 @@ BAD = [
 def test_refusals(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("P", [[[-1.0, 0.0], [0.0, 1.0]], [[1.0, 2.0], [2.0, 1.0]]])
+def test_a_gap_needs_a_definite_matrix(P):
+    solution = box_qp(P, [0.0, 0.0], (-3.0, 3.0))
+    assert not solution.certificates["duality_gap"].holds
+    assert not jax.jit(box_qp)(jnp.asarray(P), jnp.zeros(2), (-3.0, 3.0)).certificates["duality_gap"].holds
+    assert box_qp([[1.0, 1.0], [1.0, 1.0]], [1.0, 1.0], (-3.0, 3.0)).certificates["duality_gap"].holds
+
+
+def test_no_curvature_at_any_scale():
+    for scale in (1.0, 1e-20):
+        solution = box_qp(np.zeros((2, 2)), [scale, -scale], (-1.0, 1.0))
+        assert solution.value.tolist() == [-1.0, 1.0]
+        assert solution.converged
+
+
+def test_bounds_can_be_a_batch():
+    found = jax.vmap(lambda top: box_qp(jnp.eye(2), jnp.full(2, -3.0), (0.0, top)).value)(jnp.array([1.0, 2.0]))
+    assert found.tolist() == [[1.0, 1.0], [2.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: box_qp([[2.0, 1.0], [0.0, 2.0]], [1.0, 1.0]), "P: found an entry that differs"),
+        (lambda: box_qp(np.eye(2), [1.0, 1.0], ((0.0, 1.0), (0.0, 1.0))), "bounds: found a tuple of two tuples"),
+    ],
+)
+def test_more_bad_input(call, says):
+    with pytest.raises(InputError, match=says):
+        call()
+
+
+def test_a_row_with_a_small_coefficient_still_bounds(x64):
+    def run(small):
+        rows = [[1.0, -1.0, 0.0], [small, small, 1.0]]
+        return minimize(LinearProgram([-1.0, -1.0, 0.0], A_ub=rows, b_ub=[1.0, 1.0]), max_steps=40)
+
+    assert run(0.0).status == Status.UNBOUNDED
+    bounded = run(1e-7)
+    assert bounded.status != Status.UNBOUNDED
+    assert not bounded.stats["dual_infeasible"]
+
+
+def test_the_cost_may_have_any_size_without_right_hand_sides(x64):
+    rng = np.random.default_rng(2)
+    A, c = rng.normal(size=(2, 3)), rng.normal(size=3)
+    steps = {
+        int(minimize(LinearProgram(k * c, A_ub=A, b_ub=np.zeros(2), bounds=(0, 1)), max_steps=300).steps)
+        for k in (1.0, 1e8)
+    }
+    assert len(steps) == 1
+    assert max(steps) < 300

@@ -23,6 +23,7 @@ from corollary.optim import (
     restricted_gap,
 )
 from corollary.optim import penalties as P
+from corollary.optim.minimax._game import turning
 from tests.core.test_labs import lab
 
 D = 3
@@ -99,6 +100,30 @@ def test_descent_ascent_contracts_strongly_monotone_fields(seed, x64):
     run = minimize(problem, jnp.ones(2 * D), solver, tol=1e-10)
     assert bool(run.converged)
     np.testing.assert_allclose(run.value, solution, atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", [GradientDescentAscent(1e-15), OptimisticGradient(1e-15), Extragradient(1e-15)])
+def test_a_short_step_is_no_success(solver, x64):
+    """The rounding of a field has nothing to do with the step."""
+    problem = SaddlePoint(bilinear, lipschitz=1.0)
+    z = (jnp.ones(D), jnp.ones(D))
+    info = jax.jit(lambda z: solver.step(problem, solver.init(problem, z))[1])(z)
+    assert float(info.residual) > 1
+    assert float(info.floor) < 1e-12
+
+
+def test_first_guess_of_the_constant_does_not_depend_on_the_start(x64):
+    M, q, L, _ = affine(0)
+    for z in (jnp.ones(2 * D), 1e-9 * jnp.ones(2 * D).at[0].set(1.0)):
+        assert 0.97 * L <= float(turning(game(M, q), z)) <= L * (1 + 1e-12)
+    steep = SaddlePoint(lambda x, y: x @ (jnp.asarray([1.0, 10.0, 1.0]) * y))
+    z = (jnp.asarray([1.0, 1e-9, 0.0]), jnp.asarray([1.0, 1e-9, 0.0]))
+    assert float(turning(steep, z)) == pytest.approx(10.0, rel=1e-3)
+
+
+def test_a_constant_payoff_for_all_changes_no_tolerance(x64):
+    A = np.random.default_rng(0).normal(size=(6, 5))
+    assert float(MatrixGame(A + 1e7).scale()) == pytest.approx(float(MatrixGame(A).scale()), rel=1e-7)
 
 
 @functools.cache

@@ -355,7 +355,7 @@ def test_a_diverging_run_is_no_success():
 
 
 def test_a_step_far_too_short_is_no_success():
-    """The rounding of a residual is that of steps of 1/L: else a step of nothing would pass any residual for rounding."""
+    """The rounding of a residual is that of steps of 1/L: else a step of nothing would pass any residual."""
     A, b = regression(0, "float32")
     problem = Composite(LeastSquares(A, b), P.GroupLasso(1.0, np.zeros(D, int)))
     solution = minimize(problem, np.ones(D, "float32"), ProximalGradient(step_size=1e-9), max_steps=3)

@@ -7,6 +7,7 @@ import pytest
 import scipy.optimize
 from jax.tree_util import Partial
 
+from corollary import optim
 from corollary.core import InputError, Status
 from corollary.optim import (
     Composite,
@@ -271,3 +272,19 @@ def test_any_pytree_and_data_terms(x64):
 def test_refusals(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_singular_and_unbounded_models(x64):
+    run = optim.newton_model(lambda x: (x[0] + x[1] - 1) ** 2, [0.0, 0.0])
+    np.testing.assert_allclose(run.value, 0.5)
+    assert run.status == 0
+    assert run.holds
+    assert optim.newton_model(lambda x: x[0] ** 2 + x[1], [0.0, 0.0]).status == Status.UNBOUNDED
+    assert optim.newton_model(lambda x: x[0] ** 2 - x[1] ** 2, [0.0, 1.0]).status == Status.UNBOUNDED
+    for c in (1.0, 1e-12):
+        run = optim.steihaug_cg(c * np.diag([-2.0, 1.0]), c * np.ones(2), np.inf)
+        assert run.status == Status.UNBOUNDED
+        first = run.value if c == 1.0 else first
+    np.testing.assert_allclose(run.value, first)
+    with pytest.raises(InputError, match="max_steps"):
+        optim.steihaug_cg(np.eye(2), np.ones(2), 1.0, max_steps=-3)

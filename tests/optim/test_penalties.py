@@ -12,6 +12,7 @@ import scipy.optimize
 from corollary.core import InputError
 from corollary.optim import penalties as P
 from corollary.optim import prox
+from corollary.optim.penalties import _sorted
 from tests.optim.table import BY_ITERATION, CONVEX, FINITE, PENALTIES, VECTOR, points
 
 STEP = 0.8
@@ -330,3 +331,96 @@ def test_bad_input(make, says):
 def test_integers_become_floats():
     assert P.L1(0.5).prox(np.array([1, 2])).tolist() == [0.5, 1.5]
     assert VECTOR == (7,)
+
+
+def test_a_tilted_conjugate_is_never_below_the_supremum(x64):
+    """It comes from a computed prox, which for an indicator may lie a rounding outside of the set."""
+    l = jnp.asarray(np.random.default_rng(0).normal(size=(20, 3, 3)))
+    h, inside = P.Tilted(P.NuclearBall(1.0), ridge=1e-3), P.NuclearBall(1.0).prox(1e3 * l[0])
+    found = jax.jit(jax.vmap(h.conjugate))(l)
+    assert jnp.all(jnp.isfinite(found))
+    assert jnp.all(found >= jnp.sum(l * inside, (1, 2)) - 5e-4 * jnp.sum(inside**2) - 1e-12)
+    assert P.Tilted(P.TotalVariation2D(1.0, max_steps=3), ridge=0.01).conjugate(l[0]) is None  # it rests on a prox
+    # A ridge of 0 is none.
+    assert P.Tilted(P.L1(1.0), ridge=0.0).conjugate(0.9 * jnp.sign(l[0])) == 0
+
+
+def test_an_inexact_prox_tells_by_how_much_it_misses(x64):
+    v = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))
+    h = P.TotalVariation2D(0.6, max_steps=1)
+    p = h.prox(v, STEP)
+    excess = h._fenchel_excess(p, (v - p) / STEP)
+    best = PENALTIES["image"][0].prox(v, STEP)
+    # γε is the duality gap of the proximal problem.
+    assert 0 < jnp.sum((p - best) ** 2) / 2 <= STEP * excess * (1 + 1e-9)
+    for same, x, u in (
+        (P.Scaled(P.TotalVariation2D(0.3, max_steps=1), 2.0), p, (v - p) / STEP),
+        (P.Tilted(h, shift=1.0, tilt=0.5, ridge=2.0), p + 1, (v - p) / STEP + 0.5 + 2 * (p + 1)),
+        (P.Blocks([h, P.Zero()]), [p, p], [(v - p) / STEP, 0 * p]),
+    ):
+        assert jnp.allclose(same._fenchel_excess(x, u), excess, rtol=1e-9)
+    assert P.L1()._fenchel_excess(p, p) is None
+    # The certificate of `prox` sees through the wrapping, and a large mean does not widen its bound.
+    solution = prox(P.Scaled(P.TotalVariation2D(0.3, max_steps=1), 2.0), 1000 + v, STEP)
+    assert not solution.certificates["gap"].holds
+    assert not solution.converged
+
+
+def test_a_long_way_to_a_set_ends_inside_it(x64):
+    rng = np.random.default_rng(0)
+    a, A, M = rng.normal(size=3), rng.normal(size=(3, 3)), rng.normal(size=(6, 5))
+    cases = [
+        (P.AffineSet(A, np.zeros(3)), rng.normal(size=(5, 3))),
+        (P.Halfspace(a, 0.0), np.stack([5 * a, 1e8 * a + 1, 1e4 * a])),
+        (P.NuclearBall(1.0), np.stack([1e3 * M, 1e6 * M])),
+        (P.Conjugate(P.L1(1.0)), np.array([[1e3, -3e5, 0.3]])),
+    ]
+    for h, far in cases:
+        for v in far:
+            assert h.value(h.prox(v)) == 0
+
+
+def test_sorted_l1_knows_its_dual_ball_in_float32():
+    b = np.random.default_rng(0).normal(size=40_000).astype("float32")
+    h = P.SortedL1(np.float32(1.0))
+    u = h.dual_scaling(b) * b
+    assert h.conjugate(u) == 0
+    assert h.conjugate(u * np.float32(1.0001)) == np.inf
+
+
+def test_finite_at_the_ends_of_float32():
+    tiny, huge = np.float32([1e-30]), np.float32([1e20, 1.0])
+    assert P.LHalf(0.0).prox(tiny) == tiny
+    assert np.allclose(P.NegativeEntropy().prox(huge), np.float32([1e20, 0.567143]))
+    assert P.L0(0.0).subdifferential_distance(np.zeros(2), np.array([3.0, 4.0])) == 5
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: P.Box(1.0, 0.0), "lower: found a bound above"),
+        (lambda: P.Box(np.nan, 1.0), "lower: found NaN"),
+        (lambda: P.Halfspace([np.nan, 0.0]), "normal: found NaN"),
+        (lambda: P.SCAD(gamma=np.array(1.0)), "gamma"),
+        (lambda: P.Hinge([0.0, 0.5]), "y: found"),
+        (lambda: P.L1().prox([3.0], -1.0), "step: found"),
+        (lambda: P.NegativeEntropy().prox([3.0], 0.0), "step: found"),
+    ],
+)
+def test_what_is_no_penalty_is_refused(call, says):
+    with pytest.raises(InputError, match=says):
+        call()
+
+
+def test_an_eager_prox_compiles_once(x64):
+    h = P.SortedL1(np.array([0.3, 0.2, 0.1]))
+    first = h.prox([3.0, 2.0, 1.0])
+    count = _sorted._compiled._cache_size()
+    assert np.all(P.SortedL1(np.array([0.3, 0.2, 0.1])).prox([3.0, 2.0, 1.0]) == first)
+    assert _sorted._compiled._cache_size() == count
+
+
+def test_a_callable_near_the_origin_and_what_is_assumed_of_it():
+    solution = prox(lambda x: ((x - 1e-12) ** 2).sum() / 2, [0.0, 0.0], max_steps=50)
+    assert np.allclose(solution.value, 5e-13, rtol=1e-6)
+    assert [a.text for a in solution.certificates["distance"].assumptions] == ["h convex"]

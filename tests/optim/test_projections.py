@@ -224,5 +224,5 @@ def test_fenchel_equality_certifies_at_zero(dtype):
     """At v = 0 the rounding is that of p, which a simplex keeps away from zero."""
     from corollary.optim.penalties import Simplex
 
-    for n in range(1, 12):
+    for n in (1, 2, 5, 11):
         assert bool(moreau_decomposition(Simplex(radius=1.5), np.zeros(n, dtype), 0.6).holds)

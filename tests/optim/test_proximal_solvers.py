@@ -11,6 +11,7 @@ import scipy.optimize
 from corollary.core import InputError
 from corollary.optim import (
     Composite,
+    Differentiable,
     DouglasRachford,
     Fista,
     FrankWolfe,
@@ -299,3 +300,39 @@ def test_fista_with_known_strong_convexity():
 def test_bad_input(make, says):
     with pytest.raises(InputError, match=says):
         make(Composite(LeastSquares(*regression(0)), P.L1(1.0)))
+
+
+def test_an_inexact_prox_is_no_success():
+    """One step of an inner iteration leaves (y − x)/t − ∇f(y) as the subgradient: the residual alone would be 0."""
+    b = np.random.default_rng(0).normal(size=(4, 4))
+    smooth = Differentiable(lambda x: jnp.sum(jnp.square(x - b)) / 2, lipschitz=1.0)
+    for steps, converged in ((1, False), (2000, True)):
+        problem = Composite(smooth, P.TotalVariation2D(1.0, max_steps=steps))
+        assert bool(minimize(problem, np.zeros((4, 4)), max_steps=20).converged) == converged
+
+
+def test_douglas_rachford_without_a_solution_and_at_any_scale():
+    apart = minimize(PenaltySum(P.Box(0.0, 1.0), P.Box(2.0, 3.0)), np.zeros(2), tol=1e-3, max_steps=2000)
+    assert not apart.converged
+    assert not apart.certificates["stationarity"].holds
+    steps = []
+    for scale in (1.0, 1e12, 1e-12):
+        problem = PenaltySum(P.L1(1.0), P.AffineSet([[1.0, 2.0]], [2.0 * scale]))
+        solution = minimize(problem, np.zeros(2), max_steps=500)
+        assert solution.converged
+        assert np.allclose(solution.value / scale, [0.0, 1.0], atol=1e-5)
+        steps.append(int(solution.steps))
+    assert len(set(steps)) == 1
+
+
+@pytest.mark.parametrize(
+    ("penalty", "solver", "says"),
+    [
+        (P.L1(1.0), MirrorDescent("euclidean"), "expected the indicator"),
+        (P.Box(0.0, np.inf), FrankWolfe(), "infinite side"),
+        (P.L0(1.0), Fista(), "expected a convex one"),
+    ],
+)
+def test_penalties_a_solver_does_not_speak_of(penalty, solver, says):
+    with pytest.raises(InputError, match=says):
+        minimize(Composite(LeastSquares(*regression(0)), penalty), solver=solver)

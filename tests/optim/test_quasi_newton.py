@@ -149,7 +149,7 @@ def test_refusals(call, message):
 
 
 def test_optimistix_can_call_a_stalled_run_a_success(x64):
-    """Why its own stopping rule is not used: with its usual tolerances it stops far from stationary; ours says so."""
+    """Why its own stopping rule is not used: with its usual tolerances it stops far from stationary."""
     f = functions.rosenbrock().rescaled(1e-9)
     there = optimistix.minimise(
         lambda x, _: f.loss(x), optimistix.BFGS(rtol=1e-3, atol=1e-3), jnp.asarray(f.x0), max_steps=500, throw=False
@@ -158,6 +158,7 @@ def test_optimistix_can_call_a_stalled_run_a_success(x64):
     first, last = (np.linalg.norm(f.gradient(x)) for x in (f.x0, there.value))
     assert last > 1e-3 * first
     ours = minimize(f, f.x0, BFGS(), tol=1e-8, max_steps=50)
-    assert not ours.converged
-    assert not ours.holds
+    assert ours.converged  # in units of its own, whatever those of f
+    assert np.linalg.norm(f.gradient(ours.value)) <= 1.01e-8 * first
+    assert ours.holds
     assert minimize(f, f.x0, LBFGS(), tol=1e-8).converged

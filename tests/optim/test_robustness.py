@@ -104,7 +104,6 @@ SOLVERS = {
 FAST = [("LBFGS", "float64")]
 SLOW = [
     ("LBFGS", "float32"),
-    ("trust exact", "float64"),
     ("Newton", "float64"),
     ("NewtonCG", "float64"),
     ("trust exact", "float32"),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from corollary import optim
 from corollary.core import InputError
 from corollary.optim import (
     gradient_counts,
@@ -418,3 +419,23 @@ LESS = {"lipschitz": 1.0, "noise": 1.0, "key": KEY}
 def test_bad_input(call, says):
     with pytest.raises(InputError, match=says):
         call()
+
+
+def test_noise_is_checked_at_every_step(x64):
+    def gradient(x, key):
+        return x + jnp.where(jnp.abs(x) < 1, 2**0.5, 0.0) * jax.random.rademacher(key, x.shape, x.dtype)
+
+    run = optim.sgd_rate_strongly_convex(
+        lambda x: (x**2).sum() / 2,
+        gradient,
+        [12.0],
+        [0.0],
+        100,
+        strong_convexity=1.0,
+        lipschitz=1.0,
+        noise=1.02,
+        step=0.05,
+        runs=300,
+        key=jax.random.key(0),
+    )
+    assert any(a.holds is not None and not bool(a.holds) for a in run.certificates["rate"].assumptions if a.checked)

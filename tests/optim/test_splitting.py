@@ -19,6 +19,7 @@ from corollary.optim import (
 )
 from corollary.optim import penalties as P
 from corollary.optim.penalties._differences import differences
+from corollary.optim.splitting._chambolle_pock import rebalanced
 
 M, N = 12, 8
 
@@ -243,3 +244,47 @@ BAD = [
 def test_refusals(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_a_step_is_searched_before_it_is_taken(x64):
+    """At x0 the exponential is flat: a step of the length its curvature there allows ends where all else is small."""
+    problem = Splitting(P.L1(1.0), P.L1(1.0), [[1.0, -1.0]], lambda x: jnp.sum(jnp.exp(x) - 5 * x))
+    solution = minimize(problem, np.full(2, -3.0), tol=1e-6)
+    assert solution.converged
+    assert np.allclose(solution.value, np.log(4.0), atol=1e-5)
+
+
+def test_variables_of_any_size_in_float32():
+    f = jnp.float32
+    x, u = jnp.full(2, f(1e12)), jnp.full(2, f(1e-12))
+    assert jnp.isclose(rebalanced(f(1e-24), f(1e12), f(1e-12), x, u), f(1e-24))
+    K, y = data(0, "float32")
+    steps = []
+    for scale in (1.0, 1e12):
+        g = P.Quantile(f(scale) * K.sum(1), f(0.5), f(1 / scale))
+        solution = minimize(Splitting(P.L1(f(0.1 / scale)), g, K), 0 * y, MalitskyPock(), tol=1e-3, max_steps=300)
+        assert bool(jnp.isfinite(solution.stats["objective"]))
+        steps.append(int(solution.status))
+    assert len(set(steps)) == 1
+
+
+def test_what_was_not_proved_is_assumed(x64):
+    K, x0 = data(0)
+    problem = Splitting(P.ElasticNet(0.5, 0.4), P.L1(0.7), K)
+    root = np.linalg.norm(K, 2)
+    solution = minimize(problem, x0, ChambollePock(1 / root, 1 / root, restart=None), max_steps=2)
+    told = {a.text: a.checked for a in solution.certificates["ergodic_gap"].assumptions}
+    assert not told["τσ‖K‖² <= 1"]
+    assert not told["constant steps"]
+
+
+def test_an_image_whose_squares_underflow(x64):
+    image = np.random.default_rng(0).normal(size=(6, 5))
+    right = minimize(TVDenoise(image, 0.5), tol=1e-10, max_steps=500).value
+    solution = minimize(TVDenoise(1e-160 * image, 0.5e-160), tol=1e-5, max_steps=500)
+    assert np.allclose(solution.value / 1e-160, right, atol=1e-4)
+
+
+def test_a_map_that_is_zero():
+    problem = Splitting(P.Tilted(P.L1(1.0), shift=1.0), P.L1(1.0), 0.0)
+    assert np.allclose(minimize(problem, np.zeros(2), max_steps=50).value, 1.0)

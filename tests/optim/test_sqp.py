@@ -7,6 +7,7 @@ import pytest
 import scipy.optimize
 from jax.tree_util import Partial
 
+from corollary import optim
 from corollary.core import InputError
 from corollary.optim import SQP, Composite, EqualityConstrained, minimize
 
@@ -122,3 +123,19 @@ def test_units_and_redundant_constraints(x64):
 def test_refusals(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_no_success_without_feasibility(x64):
+    run = optim.minimize(
+        optim.EqualityConstrained(lambda x: x @ x, lambda x: x @ x + 1), [1e4], optim.SQP(), max_steps=100
+    )
+    assert run.status != 0
+    assert not run.holds
+    run = optim.minimize(
+        optim.EqualityConstrained(lambda x: x[1] ** 2 + x[0], lambda x: (x[0] - 1) ** 2 + x[1] ** 2 - 1),
+        [1.0, -1.5],
+        optim.SQP(),
+        tol=1e-10,
+        max_steps=100,
+    )
+    assert run.status == 0

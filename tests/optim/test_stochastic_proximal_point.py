@@ -54,6 +54,13 @@ def test_long_steps_are_kaczmarz_projections():
         np.testing.assert_allclose(u, x + (b[i] - X[i] @ x) / (X[i] @ X[i]) * X[i], rtol=2e-6, atol=2e-6)
 
 
+def test_numpy_in_numpy_out():
+    problem = FiniteSum("squared", np.eye(2), np.ones(2), shuffle=False)
+    found = prox_of_term(problem, np.zeros(2), 0, 1e12)
+    assert isinstance(found, np.ndarray)
+    assert found.dtype == np.float64
+
+
 @pytest.mark.covers("stochastic-proximal-point")
 def test_a_consistent_system_is_solved_by_projections_where_sgd_diverges():
     """At a step of a thousand times 1/L; with noise-free data every projection brings x* nearer."""

@@ -435,6 +435,27 @@ def test_a_smoothness_that_was_given_too_small_is_found_out():
     np.testing.assert_allclose(solution.value, optimum(), atol=np.sqrt(2e-9 / L2))
 
 
+def test_a_blown_up_run_goes_back_to_its_snapshot():
+    """From a start where the curvature says nothing the running point explodes before a coin falls."""
+    problem = FiniteSum(lambda x, e: jnp.sum(x**4 / 4 - 100 * x * (1 + e / 10)), np.linspace(-1, 1, 32)[:, None])
+    run = minimize(problem, np.full(1, 0.01), LooplessSVRG(), max_steps=100, tol=1e-6)
+    assert run.converged
+    np.testing.assert_allclose(run.value, 100 ** (1 / 3), rtol=1e-5)
+
+
+def test_bb_steps_are_capped_where_the_theorem_asks_for_longer_epochs(x64):
+    """40 rows of condition 1e3: 1/(mμ) is far beyond what a block bears."""
+    rng = np.random.default_rng(1)
+    A = rng.normal(size=(40, 5)) * np.array([30.0, 10, 3, 1, 0.1])
+    problem = FiniteSum("squared", A, A @ np.ones(5) + rng.normal(size=40), l2=1e-4)
+    run = minimize(problem, np.ones(D), SVRGBB(), tol=1e-13, max_steps=3000, history=True)
+    seen = run.history["objective"][: int(run.steps)]
+    assert np.all(np.isfinite(seen))
+    assert seen.max() <= problem.objective(np.ones(D))
+    L = float(E.smoothness(problem, np.ones(D), int(E.batch(problem, "auto"))))
+    assert run.history["step_size"][: int(run.steps)].max() <= (1 + 1e-12) / (2 * L)
+
+
 BAD = [
     (lambda: SVRG(step_size=-1.0), "step_size: found -1.0"),
     (lambda: SVRG(snapshot="best"), "snapshot: found 'best'"),

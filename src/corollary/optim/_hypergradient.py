@@ -12,9 +12,9 @@ function. Source: Pedregosa, "Hyperparameter optimization with approximate gradi
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -41,6 +41,7 @@ def hypergradient(
     *,
     method: str = "cg",
     tol: Any = 1e-8,
+    inner_tol: Any = 1e-4,
     max_steps: int = 1000,
     step_size: Any = None,
 ) -> Solution:
@@ -61,6 +62,8 @@ def hypergradient(
         ``"cg"``; ``"neumann"``, η Σ (I − ηH)^k; or ``"dense"``.
     tol
         Relative accuracy of the linear solve.
+    inner_tol
+        How nearly x must solve the inner problem, relative to the terms that cancel in its gradient.
     max_steps
         Limit of its steps (the number of Neumann terms).
     step_size
@@ -79,7 +82,9 @@ def hypergradient(
     Notes
     -----
     Certificates: ``adjoint`` (exact), ‖H u − ∇_x outer‖ ≤ tol·‖∇_x outer‖: the gradient is then wrong by at most
-    ‖∂_θ∇_x inner‖·(that)/μ for μ the least eigenvalue of H; ``curvature`` (monitor), uᵀHu > 0 as strong convexity asks.
+    ‖∂_θ∇_x inner‖·(that)/μ for μ the least eigenvalue of H, if x is the inner solution; ``stationarity`` (monitor), it
+    nearly is: ‖∇_x inner‖ is small, and the gradient errs further by O(‖∇_x inner‖/μ); ``curvature`` (monitor),
+    uᵀHu > 0 as strong convexity asks. Converged where the first two hold.
     Source: Pedregosa, "Hyperparameter optimization with approximate gradient" (2016), algorithm 1; Ghadimi & Wang
     (2018), lemma 2.1, and lemma 3.2 for the Neumann series.
 
@@ -93,19 +98,28 @@ def hypergradient(
     """
     validation.one_of("cg", "neumann", "dense")("method", method)
     validation.integer(1)("max_steps", max_steps)
-    if not isinstance(tol, jax.Array):
-        validation.number(0.0, 1.0, open_low=True)("tol", tol)
+    for name, number in (("tol", tol), ("inner_tol", inner_tol)):
+        if not isinstance(number, jax.Array):
+            validation.number(0.0, 1.0, open_low=True)(name, number)
     if (step_size is None) == (method == "neumann"):
         raise InputError(f"step_size: found {step_size!r} with method {method!r}, expected it for 'neumann' alone")
     at_least_zero("step_size", step_size, positive=True)
     x, parameters = finite("x", x), finite("parameters", parameters)
     eta = like(1.0 if step_size is None else step_size, x)
-    return _hypergradient(inner, outer, x, parameters, eta, like(tol, x), method, max_steps)
+    return _hypergradient(inner, outer, x, parameters, eta, like(tol, x), like(inner_tol, x), method, max_steps)
 
 
-@partial(jax.jit, static_argnames=("inner", "outer", "method", "max_steps"))
+@eqx.filter_jit
 def _hypergradient(
-    inner: Outer, outer: Outer, x: PyTree, parameters: PyTree, eta: Scalar, tol: Scalar, method: str, max_steps: int
+    inner: Outer,
+    outer: Outer,
+    x: PyTree,
+    parameters: PyTree,
+    eta: Scalar,
+    tol: Scalar,
+    inner_tol: Scalar,
+    method: str,
+    max_steps: int,
 ) -> Solution:
     def slope(x, theta):
         return jax.grad(inner)(x, theta)
@@ -131,6 +145,16 @@ def _hypergradient(
     curvature = Certificate(
         "−uᵀHu <= 0", -bend, rounding(norm(u) * norm(image)), "monitor", "strong convexity of the inner problem"
     )
-    status = Status.of(adjoint.holds, jnp.isfinite(norm(gradient)))
+    along_theta = jax.jvp(lambda theta: slope(x, theta), (parameters,), (parameters,))[1]
+    steep, terms = norm(slope(x, parameters)), norm(hessian(x)) + norm(along_theta)
+    stationarity = Certificate(
+        "‖∇_x inner‖ <= inner_tol·(‖H x‖ + ‖∂_θ∇_x inner θ‖)",
+        steep,
+        inner_tol * terms + rounding(terms, 64.0),
+        "monitor",
+        "Pedregosa (2016), algorithm 1",
+    )
+    status = Status.of(adjoint.holds & stationarity.holds, jnp.isfinite(norm(gradient)))
     stats = {"adjoint": u, "outer": value}
-    return Solution(gradient, {"adjoint": adjoint, "curvature": curvature}, status, stats=stats)
+    certificates = {"adjoint": adjoint, "curvature": curvature, "stationarity": stationarity}
+    return Solution(gradient, certificates, status, stats=stats)

@@ -178,7 +178,8 @@ def _start(dynamic: list[Any], x0: PyTree, reference: PyTree | None, static: Has
         known = problem.objective(reference), norm(optax.tree.sub(x0, reference))
     names = ["objective", "step_size", "residual" if info.lower is None else "duality_gap", *info.extra]
     if reference is not None:
-        names += ["suboptimality"] + ([] if solver.rate(1, nowhere, nowhere) is None else ["rate_bound"])
+        rated = _rate(solver, problem, 1, jnp.ones_like(objective), nowhere) is not None
+        names += ["suboptimality"] + (["rate_bound"] if rated else [])
     return Run(
         state=state,
         best=x0,
@@ -241,10 +242,10 @@ def _one_step(problem: Problem, solver: Solver, run: Run, tol: Scalar, *, unroll
         # What is not finite, or above F itself, proves nothing.
         proves = jnp.isfinite(info.lower) & (info.lower <= info.objective + rounded)
         lower = jnp.where(proves, jnp.maximum(run.lower, info.lower), run.lower)
-        violation = objective - lower
+        violation = jnp.where(objective - lower >= -rounded, objective - lower, jnp.inf)  # a bound that F undercuts
     first = jnp.where(run.steps == 0, natural, run.first)
     threshold = tol * jnp.maximum(first, natural) + rounded
-    converged = finite & (violation <= threshold) & jnp.isfinite(violation)
+    converged = finite & (violation <= threshold) & jnp.isfinite(violation) & jnp.isfinite(threshold)
     if info.lower is None:  # a residual speaks of the point it was taken at
         better = better | converged
         objective = jnp.where(better, info.objective, run.objective)
@@ -254,7 +255,7 @@ def _one_step(problem: Problem, solver: Solver, run: Run, tol: Scalar, *, unroll
     values["duality_gap"] = objective - lower
     if run.reference is not None:
         values["suboptimality"] = info.objective - run.reference[0]
-        bound = _rate(solver, run.steps + 1, info.step, run.reference[1])
+        bound = _rate(solver, problem, run.steps + 1, info.step, run.reference[1])
         values |= {} if bound is None else {"rate_bound": bound}
     return Run(
         state=state,
@@ -293,7 +294,10 @@ def _finish(
         certificates = {
             "duality_gap": Certificate(problem.claims()[1], run.violation, run.threshold, "exact", WEAK_DUALITY)
         }
-    if run.reference is not None and (bound := _rate(solver, run.steps, run.last.step, run.reference[1])) is not None:
+    bound = None
+    if run.reference is not None:
+        bound = _rate(solver, problem, run.steps, run.last.step, run.reference[1])
+    if run.reference is not None and bound is not None:
         slack = rounding(jnp.abs(run.reference[0]) + jnp.abs(run.last.objective), 16.0)
         certificates["rate"] = Certificate(
             "F(x_k) − F* <= the theorem's rate",
@@ -346,7 +350,9 @@ def _natural_scale(problem: Problem, objective: Scalar) -> Scalar:
     return jnp.abs(objective) if scale is None else jnp.where(scale > 0, scale, jnp.abs(objective))
 
 
-def _rate(solver: Solver, k: Any, step: Scalar, distance: Scalar) -> Scalar | None:
+def _rate(solver: Solver, problem: Problem, k: Any, step: Scalar, distance: Scalar) -> Scalar | None:
+    if not solver.rated(problem):
+        return None
     return solver.rate(jnp.asarray(k).astype(step.dtype), 1 / step, distance)
 
 

@@ -99,6 +99,10 @@ class Solver(eqx.Module):
         """The theorem's bound on F(x_k) − F* for ‖x0 − x*‖ = distance; None where there is no theorem."""
         return None
 
+    def rated(self, problem: Any) -> bool:
+        """Whether `rate` speaks of this problem (a search for the step has no theorem)."""
+        return True
+
     def source(self) -> str:
         """Where that theorem stands."""
         return ""

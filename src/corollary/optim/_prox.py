@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from corollary.core import validation
-from corollary.core.certificate import Certificate, rounding
+from corollary.core.certificate import Assumption, Certificate, rounding
 from corollary.core.errors import InputError
 from corollary.core.precision import follows_input
 from corollary.core.solution import Solution, Status
@@ -63,7 +63,7 @@ def prox(
     Certificates: ``inclusion``, dist((v − p)/γ, ∂h(p)) within rounding, where the subdifferential is known (a
     stationarity ``monitor`` where h is not convex). ``gap`` (exact) where the prox is an iteration of its own: the
     duality gap of the proximal problem, ‖p − prox‖ ≤ √(2·gap). For a callable ``distance``: by strong convexity of the
-    proximal objective, ‖p − prox‖ ≤ γ‖∇h(p) + (p − v)/γ‖.
+    proximal objective, ‖p − prox‖ ≤ γ‖∇h(p) + (p − v)/γ‖, where h is convex (assumed).
 
     Examples
     --------
@@ -78,9 +78,10 @@ def prox(
     step = like(step, v)
     if not isinstance(penalty, Penalty):
         return _prox_of_function(penalty, v, step, tol, max_steps)
-    if isinstance(penalty, TotalVariation2D | GraphTotalVariation):
-        return _prox_by_iteration(penalty, v, step)
     p = penalty.prox(v, step)
+    excess = penalty._fenchel_excess(p, optax.tree.scale(1 / step, optax.tree.sub(v, p)))
+    if excess is not None:
+        return _prox_by_iteration(penalty, p, v, step, step * excess)
     return Solution(p, {name: c for name, c in [("inclusion", _inclusion(penalty, p, v, step))] if c is not None})
 
 
@@ -223,16 +224,29 @@ def _inclusion(penalty: Penalty, p: PyTree, v: PyTree, step: Float[Array, ""]) -
     return Certificate("dist((v − p)/γ, ∂h(p)) = 0", measured, bound, kind, INCLUSION)
 
 
-def _prox_by_iteration(penalty: TotalVariation2D | GraphTotalVariation, v: Array, step: Float[Array, ""]) -> Solution:
-    p, gap, enough = penalty._prox_and_gap(v, step)
+def _prox_by_iteration(penalty: Penalty, p: PyTree, v: PyTree, step: Float[Array, ""], gap: Array) -> Solution:
+    """The gap of an inexact prox, γ(h(p) + h*(u) − ⟨u, p⟩) for u = (v − p)/γ, against its own tolerance."""
+    away = optax.tree.sub(v, jax.tree.map(jnp.mean, v))
+    tol = like(_inner_tolerance(penalty), v)
     certificate = Certificate(
         "‖p − prox‖²/2 <= duality gap <= tol·‖v − mean‖²/2",
         gap,
-        enough + rounding(norm(v) ** 2, 16.0),
+        (tol + rounding(like(1.0, v), 16.0)) * norm(away) ** 2 / 2,
         "exact",
         "weak duality and strong convexity: Beck & Teboulle (2009), section 4",
     )
     return Solution(p, {"gap": certificate}, Status.of(certificate.holds))
+
+
+def _inner_tolerance(penalty: Any) -> Any:
+    """The largest ``tol`` of the iterations inside."""
+    if isinstance(penalty, TotalVariation2D | GraphTotalVariation):
+        return penalty.tol
+    parts = jax.tree.leaves(
+        [value for name, value in vars(penalty).items() if name in ("penalty", "parts")],
+        is_leaf=lambda part: isinstance(part, Penalty),
+    )
+    return max((_inner_tolerance(part) for part in parts if isinstance(part, Penalty)), default=0.0)
 
 
 def _prox_of_function(
@@ -241,13 +255,14 @@ def _prox_of_function(
     validation.number(0.0, open_low=True)("tol", tol)
     validation.integer(1)("max_steps", max_steps)
     flat, back = ravel_pytree(v)
-    scale = jnp.where(norm(flat) > 0, norm(flat), 1.0)
 
     def objective(x, _=None):
         return step * h(back(x)) + jnp.sum(jnp.square(x - flat)) / 2
 
     gradient = jax.grad(objective)
-    slope = norm(gradient(flat))
+    slope = norm(gradient(flat))  # at v this is γ‖∇h(v)‖
+    scale = norm(flat) + slope
+    scale = jnp.where(scale > 0, scale, 1.0)
     scaled = jnp.where(slope > 0, slope, 1.0)  # so that BFGS's own tolerances are relative
     solver = optx.BFGS(rtol=tol, atol=tol * 1e-3)
     run = optx.minimise(
@@ -257,11 +272,12 @@ def _prox_of_function(
     measured = norm(gradient(p))
     bound = tol * scale + rounding(scale, 16.0 * flat.size**0.5)
     certificate = Certificate(
-        "‖p − prox_γh(v)‖ ≤ ‖γ∇h(p) + p − v‖ ≤ tol·‖v‖",
+        "‖p − prox_γh(v)‖ ≤ ‖γ∇h(p) + p − v‖ ≤ tol·(‖v‖ + γ‖∇h(v)‖)",
         measured,
         bound,
         "theorem",
         "1-strong convexity of γh + ½‖· − v‖²: Nesterov (2018), theorem 2.1.10",
+        assumptions=(Assumption("h convex"),),
     )
     status = Status.of(certificate.holds, jnp.isfinite(measured))
     return Solution(back(p), {"distance": certificate}, status, run.stats["num_steps"])

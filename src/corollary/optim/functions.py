@@ -75,7 +75,7 @@ class StandardFunction(SmoothTerm):
         return Composite(self)
 
     def rescaled(self, objective: Any = 1.0, variables: Any = 1.0) -> StandardFunction:
-        """The same function in other units: objective·f(x/variables), with its start and minimisers."""
+        """The same function in other units: objective·f(x/variables), with its residuals, start and minimisers."""
         at_least_zero("objective", objective, positive=True)
         at_least_zero("variables", variables, positive=True)
         return StandardFunction(
@@ -85,7 +85,9 @@ class StandardFunction(SmoothTerm):
             self.x0 * variables,
             self.minimum * objective,
             self.minimisers * variables,
-            self.residual,
+            None
+            if self.residual is None
+            else jax.tree_util.Partial(_scaled_residual, self.residual, objective**0.5, variables),
             (self.units[0] * objective, self.units[1] * variables),
         )
 
@@ -504,6 +506,10 @@ def _squares(
     return StandardFunction(
         name, jax.tree_util.Partial(_sum_of_squares, residual), (), np.array(x0), minimum, np.array(best), residual
     )
+
+
+def _scaled_residual(residual: Callable[[Vector], Residuals], root: Any, variables: Any, x: Vector) -> Residuals:
+    return like(root, x) * residual(x / like(variables, x))
 
 
 def _sum_of_squares(residual: Callable[[Vector], Residuals], x: Vector) -> Scalar:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from optax import projections as _optax
 
@@ -107,6 +108,9 @@ def simplex(v: Any, radius: Any = 1.0) -> Any:
     at_least_zero("radius", radius, positive=True)
     v = floats(v)
     r = like(radius, v)
+    leaves = [leaf for leaf in jax.tree.leaves(v) if not isinstance(leaf, Tracer)]
+    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves):
+        raise InputError("v: found NaN or infinity, expected finite numbers")
     top = largest(v)
     # Adding a constant to v changes nothing, and what lies a radius below the top is dropped: shift and clip first, so
     # that the running sums neither cancel nor overflow. (Optax's own does neither, and refuses strict promotion.)
@@ -152,7 +156,15 @@ def halfspace(v: Any, normal: Any, offset: Any) -> Any:
     normal = optax.tree.cast(normal, dtype(v))
     size = norm(normal)
     unit = optax.tree.scale(1 / jnp.where(size > 0, size, 1), normal)
-    return _optax.projection_halfspace(v, unit, like(offset, v) / jnp.where(size > 0, size, 1))
+    level, height = like(offset, v) / jnp.where(size > 0, size, 1), jnp.asarray(optax.tree.vdot(unit, v))
+    # In two parts, along the normal and across: what is across is freed of the rounding of a long v, or dropped where
+    # nothing else is left of it.
+    across = optax.tree.add_scale(v, -height, unit)
+    across = optax.tree.add_scale(across, -jnp.asarray(optax.tree.vdot(unit, across)), unit)
+    length = sum(leaf.size for leaf in jax.tree.leaves(v)) ** 0.5
+    kept = jnp.where(norm(across) > 4 * jnp.finfo(level.dtype).eps * length * norm(v), 1.0, 0.0).astype(level.dtype)
+    onto = optax.tree.add_scale(optax.tree.scale(kept, across), level, unit)
+    return optax.tree.where((height <= level) | (size == 0), v, onto)
 
 
 @follows_input
@@ -284,4 +296,8 @@ def nuclear_ball(v: Any, radius: Any = 1.0) -> Any:
     s = jnp.linalg.svd(v, compute_uv=False)
     means = (jnp.cumsum(s) - r) / jnp.arange(1, s.size + 1).astype(s.dtype)
     level = jnp.max(means)  # the mean is largest over exactly those that stay
-    return jnp.where(jnp.sum(s) <= r, v, spectral_map(v, level))
+    kept = jnp.sum(jnp.maximum(s - level, 0))
+    # The level carries the rounding of the largest singular value: the sum is brought to the radius itself.
+    return jnp.where(
+        jnp.sum(s) <= r, v, jnp.where(kept > 0, r / jnp.where(kept > 0, kept, 1), 1) * spectral_map(v, level)
+    )

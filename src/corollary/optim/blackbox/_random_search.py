@@ -63,7 +63,8 @@ def random_search(
     -------
     Solution
         ``value`` is the best point; ``stats`` holds its ``objective`` and ``evaluations``; ``history["objective"]`` the
-        best so far. The status is NON_FINITE where every value was infinite or not a number.
+        best so far. The status is NON_FINITE where every value was infinite or not a number, and MAX_STEPS where
+        N is too small for q.
 
     Notes
     -----
@@ -100,7 +101,7 @@ def random_search(
         assumptions=(Assumption("f has no atoms in value (else: no better than q)"),),
     )
     stats = {"objective": value, "evaluations": evaluations}
-    status = Status.of(True, value < jnp.inf)
+    status = Status.of(certificate.holds, value < jnp.inf)
     return Solution(x, {"quantile": certificate}, status, evaluations, stats, {"objective": best})
 
 

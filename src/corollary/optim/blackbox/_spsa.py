@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
 from corollary.core import validation
-from corollary.core.certificate import Assumption, Certificate
+from corollary.core.certificate import Assumption, Certificate, rounding
 from corollary.core.precision import follows_input
 from corollary.core.solution import Solution, Status
 from corollary.optim._tree import at_least_zero, finite, like, norm
@@ -92,7 +92,7 @@ def spsa(
     Notes
     -----
     Certificate ``stationarity`` (monitor): central-difference gradient at the answer ≤ tol times that at x0, plus three
-    standard errors. Source: Spall (1992, 1998).
+    standard errors (of the noise, or the rounding of f). Source: Spall (1992, 1998).
 
     Examples
     --------
@@ -112,15 +112,17 @@ def spsa(
     A = like(steps / 10 if stability is None else stability, x0)
     repeats = checks if noisy else 1
     gains = like(a, x0), like(c, x0), A
-    x, values, first, last, error = _run(f, x0, gains, key, steps, noisy, repeats)
+    x, values, first, last, error, size = _run(f, x0, gains, key, steps, noisy, repeats)
+    # What the values' own rounding makes of 2d differences.
+    dimension = sum(leaf.size for leaf in jax.tree.leaves(x0))
+    error = error + rounding(size, 1.0) * dimension**0.5 / (like(c, x0) / steps**GAMMA)
     bound = like(tol, x0) * first + 3 * error
     known = (Assumption("f is differentiable and its noise has mean zero"),)
     certificate = Certificate("‖∇f‖ <= tol·‖∇f(x0)‖", last, bound, "monitor", SOURCE, stderr=error, assumptions=known)
     # A gradient that is all noise proves nothing: the start has to stand out from it.
     seen = 3 * error <= jnp.maximum(first, last)
-    still = (first == 0) & (last == 0)
+    still = (first == 0) & (last == 0) & (error == 0)
     status = Status.of(certificate.holds & (seen | still), jnp.isfinite(norm(x)) & jnp.isfinite(last))
-    dimension = sum(leaf.size for leaf in jax.tree.leaves(x0))
     stats = {"evaluations": 2 * steps + 4 * dimension * repeats, "gradient": last, "first_gradient": first}
     return Solution(x, {"stationarity": certificate}, status, steps, stats, {"objective": values})
 
@@ -134,7 +136,7 @@ def _run(
     steps: int,
     noisy: bool,
     repeats: int,
-) -> tuple[PyTree, Float[Array, " k"], Scalar, Scalar, Scalar]:
+) -> tuple[PyTree, Float[Array, " k"], Scalar, Scalar, Scalar, Scalar]:
     a, c, A = gains
     tail = max(steps // 10, 1)
 
@@ -171,12 +173,12 @@ def _run(
                 jax.vmap(lambda o, k, s=s: evaluate(unravel(x + s * o), k))(offsets, k)
                 for s, k in zip((1, -1), pairs, strict=True)
             )
-            return (up - down) / (2 * width)
+            return (up - down) / (2 * width), jnp.max(jnp.abs(jnp.concatenate([up, down])))
 
-        g = jax.vmap(once)(jax.random.split(key, repeats))
+        g, sizes = jax.vmap(once)(jax.random.split(key, repeats))
         mean = jnp.mean(g, 0)
         error = norm(jnp.std(g, 0, ddof=1)) / repeats**0.5 if repeats > 1 else jnp.zeros((), x.dtype)
-        return norm(mean), error
+        return norm(mean), error, jnp.max(sizes)
 
-    (first, _), (last, error) = measure(flat0, ends[0]), measure(x, ends[1])
-    return unravel(x), values, first, last, error
+    (first, _, _), (last, error, size) = measure(flat0, ends[0]), measure(x, ends[1])
+    return unravel(x), values, first, last, error, size

@@ -108,8 +108,9 @@ class Categorical(OutputDistribution):
     """
 
     def __call__(self, z: Any, y: Any) -> Scalar:
-        """log Σ e^z − z_y."""
-        return jax.nn.logsumexp(z) - z[y]
+        """log Σ e^z − z_y; NaN for a y that is no class (an index out of range would be taken for another class)."""
+        y = jnp.asarray(y)
+        return jnp.where((y >= 0) & (y < z.shape[0]), jax.nn.logsumexp(z) - z[y], jnp.nan)
 
     def sample(self, key: Key[Array, ""], z: Any) -> Any:
         """A class."""

@@ -30,7 +30,7 @@ class Multinomial(Rows):
     X
         Matrix (n, p), `scipy.sparse` matrix or operator.
     y
-        Classes 0, ..., K − 1, (n,); or a row of probabilities per sample, (n, K).
+        Classes 0, ..., K − 1, (n,); or a row of probabilities per sample, (n, K), brought to the sum 1.
     n_classes
         K; the largest class plus one if left out.
     weights
@@ -75,6 +75,9 @@ class Multinomial(Rows):
             rows = np.asarray(y)
             if rows.min() < 0 or np.any(np.abs(rows.sum(1) - 1) > 1e-4):
                 raise InputError("y: found rows that are not probabilities, expected entries >= 0 with sum 1")
+            array = jnp if isinstance(y, jax.Array) else np
+            wide = y.astype(np.result_type(y.dtype, operator.dtype(self.A)))
+            y = wide / array.sum(wide, 1, keepdims=True)  # to the last bit: the conjugate's domain has no more room
         self.y, self.n_classes = y.astype(operator.dtype(self.A)), y.shape[1]
 
     def row_loss(self, z: Array) -> Float[Array, " n"]:

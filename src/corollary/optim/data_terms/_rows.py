@@ -130,7 +130,8 @@ def data(X: Any, y: Any, weights: Any, lipschitz: Any) -> tuple[lx.AbstractLinea
 
 def signs(y: Any) -> Any:
     """Labels 0 and 1, or −1 and 1, as signs."""
-    if not isinstance(y, Tracer) and not set(np.unique(y)) <= {-1.0, 0.0, 1.0}:
+    found = set() if isinstance(y, Tracer) else set(np.unique(y))
+    if not (found <= {0.0, 1.0} or found <= {-1.0, 1.0}):
         raise InputError(f"y: found values {np.unique(y)[:5]}, expected 0 and 1, or -1 and 1")
     array = jnp if not isinstance(y, np.ndarray) else np
     return array.where(y > 0, 1.0, -1.0).astype(y.dtype)

@@ -16,7 +16,6 @@ for gradient tracking; Daneshmand, Scutari & Kungurtsev (2020) for its second-or
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -33,7 +32,7 @@ from corollary.core.errors import InputError
 from corollary.core.precision import follows_input
 from corollary.core.solution import Solution, Status
 from corollary.optim._tree import at_least_zero, finite, like, norm
-from corollary.optim.escape._noise import Asked, asked, ball, pgd_constants
+from corollary.optim.escape._noise import LANCZOS, Asked, asked, ball, pgd_constants
 from corollary.optim.penalties._base import Scalar
 from corollary.optim.theory._second_order import second_order_stationarity
 
@@ -119,7 +118,8 @@ def clipped_distributed_escape(
     if not isinstance(W, Tracer):
         _check(np.asarray(W))
     level = jnp.asarray(jnp.inf) if clip is None else clip
-    return _track(f, data, x0, W, like(level, x0), setting, key, max_steps, max_steps if history else 0)
+    limit = jnp.asarray(max_steps)
+    return _track(f, data, x0, W, like(level, x0), setting, key, limit, max_steps if history else 0)
 
 
 def _check(W: np.ndarray) -> None:
@@ -148,7 +148,7 @@ class Network(eqx.Module):
     history: dict[str, Array]
 
 
-@partial(jax.jit, static_argnames=("f", "length"))
+@eqx.filter_jit
 def _track(
     f: Local,
     data: PyTree,
@@ -238,12 +238,12 @@ def _track(
     points = jnp.where(net.finite, net.x, net.before)
     middle = jnp.mean(points, 0)
     answer = back(middle)
-    seen = second_order_stationarity(mean, answer, eps=setting.eps, rho=setting.rho, key=look)
+    seen = second_order_stationarity(mean, answer, eps=setting.eps, rho=setting.rho, key=look, steps=LANCZOS)
     apart = setting.lipschitz * jnp.max(jnp.linalg.norm(points - middle, axis=1))
     bound = setting.eps + rounding(setting.lipschitz * norm(middle))
     consensus = Certificate("L·max ‖x_i − mean‖ <= ε", apart, bound, "monitor", TRACKING)
     stats = {"workers": points, "objective": mean(answer), "episodes": net.episodes, "clipped": net.clipped}
     stats |= {name: seen.stats[name] for name in ("gradient_norm", "lambda_min", "saddle")}
-    done = net.returned & seen.certificates["gradient"].holds & ~seen.stats["saddle"] & consensus.holds
     certificates = seen.certificates | {"consensus": consensus}
+    done = net.returned & certificates["gradient"].holds & certificates["curvature"].holds & consensus.holds
     return Solution(answer, certificates, Status.of(done, net.finite), net.steps, stats, net.history or None)

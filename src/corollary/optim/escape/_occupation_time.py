@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from corollary.core import validation
@@ -42,7 +43,8 @@ def occupation_time_pgd(
 ) -> Solution:
     """Perturbed (accelerated) gradient descent with noise that goes where the run has not been.
 
-    Use it like `perturbed_gd`; it keeps that method's guarantee. Cost: O(window · d) more memory and time a push.
+    Use it like `perturbed_gd`. Its theorem asks that each side keeps a chance away from 0, which a large `aversion`
+    takes from it: what counts are the certificates of the answer. Cost: O(window · d) more memory and time a push.
 
     Parameters
     ----------
@@ -84,4 +86,4 @@ def occupation_time_pgd(
     at_least_zero("aversion", aversion)
     validation.integer(1)("window", window)
     run = accelerate if accelerated else descend
-    return run(f, x0, setting, like(aversion, x0), key, max_steps, max_steps if history else 0, window)
+    return run(f, x0, setting, like(aversion, x0), key, jnp.asarray(max_steps), max_steps if history else 0, window)

@@ -23,7 +23,7 @@ from corollary.core import validation
 from corollary.core.certificate import Assumption, Certificate, rounding
 from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import at_least_zero, like, norm
-from corollary.optim.minimax._game import Equilibrium, MatrixGame, equilibrium, turning
+from corollary.optim.minimax._game import Equilibrium, MatrixGame, equilibrium, steepness
 from corollary.optim.penalties import Zero
 from corollary.optim.penalties._base import Scalar
 
@@ -42,13 +42,14 @@ class Ergodic(eqx.Module):
 
 
 class ExtragradientState(eqx.Module):
-    """The answer so far x (the iterate z, or the average), z with F(z), and the step length."""
+    """The answer so far x (the iterate z, or the average), z with F(z), the step length, and L at the start."""
 
     x: PyTree
     z: PyTree
     field: PyTree
     step: Scalar
     ergodic: Ergodic | None
+    lipschitz: Scalar
 
 
 @final
@@ -90,14 +91,12 @@ class Extragradient(Solver):
 
     def init(self, problem: Equilibrium, x0: PyTree) -> ExtragradientState:
         """The state at x0."""
-        known, field = problem.lipschitz(), problem.field(x0)
-        step = self.step_size
-        if step is None:
-            step = AHEAD / (turning(problem, x0) if known is None else known)
+        field, L = problem.field(x0), steepness(problem, x0)
+        step = AHEAD / L if self.step_size is None else self.step_size
         zero = optax.tree.zeros_like(x0)
         nothing = like(0.0, x0)
         ergodic = Ergodic(x0, nothing, zero, nothing, jnp.array(True)) if self.average else None
-        return ExtragradientState(x0, x0, field, like(step, x0), ergodic)
+        return ExtragradientState(x0, x0, field, like(step, x0), ergodic, L)
 
     def step(self, problem: Equilibrium, state: ExtragradientState) -> tuple[ExtragradientState, Info]:
         """Look ahead, then step."""
@@ -131,7 +130,8 @@ class Extragradient(Solver):
         after = problem.field(new)
         if state.ergodic is None:
             u = jax.tree.map(lambda a, b, f: (a - b) / t - f, z, new, there)
-            return ExtragradientState(new, new, after, t, None), problem.measure(new, after, u, norm(field), t)
+            info = problem.measure(new, after, u, norm(field), t, state.lipschitz)
+            return ExtragradientState(new, new, after, t, None, state.lipschitz), info
 
         past = state.ergodic
         weight = past.weight + t
@@ -146,8 +146,10 @@ class Extragradient(Solver):
         )
         at_x = problem.field(x)
         # No subgradient is at hand at an average: the natural residual, which vanishes at solutions alone, serves.
-        u = jax.tree.map(lambda r, f: r / t - f, problem.optimality(x, t), at_x)
-        return ExtragradientState(x, new, after, t, ergodic), problem.measure(x, at_x, u, norm(field), t)
+        s = 1 / state.lipschitz
+        u = jax.tree.map(lambda r, f: r / s - f, problem.optimality(x, s), at_x)
+        info = problem.measure(x, at_x, u, norm(field), t, state.lipschitz, average=True)
+        return ExtragradientState(x, new, after, t, ergodic, state.lipschitz), info
 
     def certify(self, problem: Equilibrium, state: ExtragradientState) -> dict[str, Certificate]:
         """The gap of the average against its theorem."""

@@ -26,7 +26,7 @@ from corollary.core import validation
 from corollary.core.errors import InputError
 from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import at_least_zero, finite, like, norm
-from corollary.optim.minimax._game import Equilibrium
+from corollary.optim.minimax._game import Equilibrium, steepness
 from corollary.optim.penalties import Penalty, Zero
 from corollary.optim.penalties._base import Scalar
 
@@ -97,11 +97,12 @@ class FiniteSumGame(Equilibrium):
 
 
 class VarianceReducedState(eqx.Module):
-    """The iterate, which is the next snapshot, the mean field there, the step length and the random key."""
+    """The iterate, which is the next snapshot, the mean field there, the step length, L at the start, the key."""
 
     x: PyTree
     field: PyTree
     step: Scalar
+    lipschitz: Scalar
     key: Key[Array, ""]
 
 
@@ -153,7 +154,7 @@ class VarianceReducedForwardBackward(Solver):
         known = problem.lipschitz()
         step = self.step_size if known is None or self.step_size is not None else 0.25 / known
         key = jax.random.key(0) if self.key is None else self.key
-        return VarianceReducedState(x0, problem.field(x0), like(step, x0), key)
+        return VarianceReducedState(x0, problem.field(x0), like(step, x0), steepness(problem, x0), key)
 
     def estimate(self, problem: FiniteSumGame, z: PyTree, snapshot: PyTree, mean: PyTree, indices: Any) -> PyTree:
         """v = G_i(z) − G_i(w) + G(w), averaged over `indices`."""
@@ -174,8 +175,8 @@ class VarianceReducedForwardBackward(Solver):
         (new, before, v), _ = jax.lax.scan(inner, (state.x, state.x, state.field), indices)
         field = problem.field(new)
         u = jax.tree.map(lambda a, b, w: (a - b) / t - w, before, new, v)
-        info = problem.measure(new, field, u, norm(state.field), t)
-        return VarianceReducedState(new, field, t, key), info
+        info = problem.measure(new, field, u, norm(state.field), t, state.lipschitz)
+        return VarianceReducedState(new, field, t, state.lipschitz, key), info
 
     def stats(self, problem: FiniteSumGame, state: VarianceReducedState) -> dict[str, Any]:
         """The row fields that an epoch evaluates."""

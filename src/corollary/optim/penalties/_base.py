@@ -12,7 +12,7 @@ import equinox as eqx
 from jaxtyping import Array, Float, PyTree
 
 from corollary.core import precision
-from corollary.optim._tree import floats, like
+from corollary.optim._tree import at_least_zero, floats, like
 
 Scalar = Float[Array, ""]
 
@@ -33,6 +33,7 @@ class Penalty(eqx.Module):
     @precision.follows_input
     def prox(self, v: Any, step: Any = 1.0) -> Any:
         """The proximal point argmin_x h(x) + ‖x − v‖²/(2·step), of the same shape as `v`."""
+        at_least_zero("step", step, positive=True)
         v = floats(v)
         return self._prox(v, like(step, v))
 
@@ -74,6 +75,18 @@ class Penalty(eqx.Module):
     def _linear_minimizer(self, gradient: PyTree) -> PyTree | None:
         return None
 
+    def _fenchel_excess(self, x: PyTree, u: PyTree) -> Scalar | None:
+        """ε = h(x) + h*(u) − ⟨u, x⟩ ≥ 0 of the u = (v − x)/step that a proximal step left: u ∈ ∂_ε h(x).
+
+        None where the prox is exact, so that ε is 0 up to rounding; a prox that iterates has to tell.
+        """
+        return None
+
     def _diameter(self, x: PyTree) -> Scalar | None:
         """The largest distance of two points of the set; None where not known."""
         return None
+
+
+def is_indicator(penalty: Penalty) -> bool:
+    """Whether a penalty is 0 or +inf, as all of these modules' are."""
+    return type(penalty).__module__.rpartition(".")[2] in ("_indicators", "_sets", "_cones")

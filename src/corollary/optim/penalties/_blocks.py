@@ -64,3 +64,7 @@ class Blocks(Penalty):
     def _distance(self, x: PyTree, gradient: PyTree) -> Scalar | None:
         parts = self._collect(lambda h, x, g: h._distance(x, g), x, gradient)
         return None if any(p is None for p in parts) else norm(jnp.stack(parts))
+
+    def _fenchel_excess(self, x: PyTree, u: PyTree) -> Scalar | None:
+        known = [part for part in self._collect(lambda h, x, u: h._fenchel_excess(x, u), x, u) if part is not None]
+        return sum(known) if known else None  # type: ignore[return-value]

@@ -127,12 +127,12 @@ def wright(z: Float[Array, "..."]) -> Float[Array, "..."]:
         jnp.exp(jnp.minimum(safe, 1) - jnp.exp(jnp.minimum(safe, 1) - 1)),
     )
 
-    def turn(_, w):
-        r = safe - w - jnp.log(w)
-        b = 2 * (1 + w) * (1 + w + 2 * r / 3)
-        return w * (1 + r / (1 + w) * (b - r) / (b - 2 * r))
-
-    return jnp.where(far, jnp.exp(z), jax.lax.fori_loop(0, 4, turn, w))
+    for _ in range(4):
+        # r/(1 + w)·(b − r)/(b − 2r) with b = 2(1 + w)(1 + w + 2r/3), all divided by (1 + w)², which would overflow.
+        r = (safe - w - jnp.log(w)) / (1 + w)
+        b, c = 2 * (1 + 2 * r / 3), r / (1 + w)
+        w = w * (1 + r * (b - c) / (b - 2 * c))
+    return jnp.where(far, jnp.exp(z), w)
 
 
 @wright.defjvp

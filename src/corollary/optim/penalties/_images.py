@@ -10,6 +10,7 @@ deblurring problems" (2009), section 4; Chambolle & Pock (2016), example 4.8.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, final
 
 import equinox as eqx
@@ -74,9 +75,10 @@ class TotalVariation2D(Penalty):
 
     def _prox_and_gap(self, v: PyTree, step: Scalar) -> tuple[PyTree, Scalar, Scalar]:
         radius = like(self.alpha, v) * step
-        return _dual_prox(
-            _image(v), radius, differences, differences_adjoint, self._sizes, DIFFERENCES_NORM, self.tol, self.max_steps
-        )
+        return _image_prox(_image(v), radius, like(self.tol, v), self.isotropic, self.max_steps)
+
+    def _fenchel_excess(self, x: PyTree, u: PyTree) -> Scalar:
+        return _excess(self._value(x), x, u)
 
 
 @final
@@ -131,16 +133,11 @@ class GraphTotalVariation(Penalty):
         return self._prox_and_gap(v, step)[0]
 
     def _prox_and_gap(self, v: PyTree, step: Scalar) -> tuple[PyTree, Scalar, Scalar]:
-        edges, n = jnp.asarray(self.edges), v.shape[0]
+        radius, edges = self._weights(v) * step, jnp.asarray(self.edges)
+        return _graph_prox(v, radius, edges, like(self.bound, v), like(self.tol, v), self.max_steps)
 
-        def adjoint(p):
-            return edge_differences_adjoint(p, edges, n)
-
-        def forward(x):
-            return edge_differences(x, edges)
-
-        radius = self._weights(v) * step
-        return _dual_prox(v, radius, forward, adjoint, jnp.abs, like(self.bound, v), self.tol, self.max_steps)
+    def _fenchel_excess(self, x: PyTree, u: PyTree) -> Scalar:
+        return _excess(self._value(x), x, u)
 
 
 class _Dual(NamedTuple):
@@ -199,6 +196,35 @@ def _dual_prox(
     start = _Dual(zero, v, zero, v, one, one * jnp.inf, jnp.array(False), jnp.int32(0))
     last = jax.lax.while_loop(lambda s: ~s.done & (s.steps < max_steps), turn, start)
     return last.x + centre, jnp.maximum(last.gap, 0) * scale**2, enough * scale**2
+
+
+# Compiled with arrays as arguments: an eager call compiles its loop once, not each time.
+@partial(jax.jit, static_argnames=("isotropic", "max_steps"))
+def _image_prox(v: Array, radius: Array, tol: Array, isotropic: bool, max_steps: int) -> tuple[Array, Scalar, Scalar]:
+    def sizes(p):
+        return norm(p, 0) if isotropic else jnp.abs(p)
+
+    return _dual_prox(v, radius, differences, differences_adjoint, sizes, DIFFERENCES_NORM, tol, max_steps)
+
+
+@partial(jax.jit, static_argnames=("max_steps",))
+def _graph_prox(
+    v: Array, radius: Array, edges: Array, bound: Array, tol: Array, max_steps: int
+) -> tuple[Array, Scalar, Scalar]:
+    def forward(x):
+        return edge_differences(x, edges)
+
+    def adjoint(p):
+        return edge_differences_adjoint(p, edges, v.shape[0])
+
+    return _dual_prox(v, radius, forward, adjoint, jnp.abs, bound, tol, max_steps)
+
+
+def _excess(value: Scalar, x: Array, u: Array) -> Scalar:
+    """h(x) − ⟨u, x⟩, less its rounding, where u = Dᵀp with p in the dual ball, whatever the iteration came to."""
+    x = x - jnp.mean(x)  # u sums to zero
+    terms = u * x
+    return jnp.maximum(value - jnp.sum(terms) - 16 * jnp.finfo(x.dtype).eps * (value + jnp.sum(jnp.abs(terms))), 0)
 
 
 def _settings(penalty: Any) -> None:

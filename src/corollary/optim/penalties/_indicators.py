@@ -11,10 +11,13 @@ from typing import Any, final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
+from corollary.core.errors import InputError
 from corollary.optim import projections
 from corollary.optim._tree import at_least_zero, elementwise, largest, like, norm, total
 from corollary.optim.penalties._base import Penalty, Scalar
@@ -65,6 +68,19 @@ class Box(Penalty):
 
     lower: Any = 0.0
     upper: Any = 1.0
+
+    def __check_init__(self):
+        """Refuse NaN, and a lower bound above its upper one."""
+        ends = []
+        for name in ("lower", "upper"):
+            leaves = jax.tree.leaves(getattr(self, name))
+            ends.append([None if isinstance(leaf, Tracer) else np.asarray(leaf, dtype=float) for leaf in leaves])
+            if any(leaf is not None and np.isnan(leaf).any() for leaf in ends[-1]):
+                raise InputError(f"{name}: found NaN, expected numbers")
+        for low in ends[0]:
+            for high in ends[1] if len(ends[0]) == 1 or len(ends[1]) == 1 else []:
+                if low is not None and high is not None and np.any(low > high):
+                    raise InputError("lower: found a bound above the upper one, expected lower <= upper")
 
     def _value(self, x: PyTree) -> Scalar:
         return inside(x, self._prox(x, like(1.0, x)))

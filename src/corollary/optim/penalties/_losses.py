@@ -10,9 +10,12 @@ from typing import Any, final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 from corollary.core import validation
+from corollary.core.errors import InputError
 from corollary.optim._tree import at_least_zero, elementwise, largest, norm, total
 from corollary.optim.penalties._base import Penalty, Scalar
 
@@ -39,6 +42,9 @@ class Hinge(Penalty):
 
     def __init__(self, y: Any = 1.0, alpha: Any = 1.0):
         at_least_zero("alpha", alpha)
+        for leaf in jax.tree.leaves(y):
+            if not isinstance(leaf, Tracer) and not set(np.unique(np.asarray(leaf, dtype=float))) <= {-1.0, 1.0}:
+                raise InputError(f"y: found {np.unique(np.asarray(leaf))[:5]}, expected labels -1 and 1")
         self.y, self.alpha = jnp.asarray(y) if isinstance(y, list | tuple) else y, alpha
 
     def _value(self, x: PyTree) -> Scalar:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any, ClassVar, final
 
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 from corollary.core.errors import InputError
@@ -88,7 +90,7 @@ class SCAD(Penalty):
         """Refuse a negative weight, and γ ≤ 2."""
         at_least_zero("alpha", self.alpha)
         at_least_zero("gamma", self.gamma, positive=True)
-        if isinstance(self.gamma, float | int) and self.gamma <= 2:
+        if not isinstance(self.gamma, Tracer) and np.any(np.asarray(self.gamma, dtype=float) <= 2):
             raise InputError(f"gamma: found {self.gamma!r}, expected a number > 2")
 
     def _value(self, x: PyTree) -> Scalar:
@@ -143,7 +145,7 @@ class LHalf(Penalty):
             weight = a * t
             kept = jnp.abs(v) > 1.5 * jnp.cbrt(weight) ** 2
             size = jnp.where(kept, jnp.abs(v), 1 + 2 * weight)
-            angle = jnp.arccos(jnp.clip(weight / 4 * (3 / size) ** 1.5, 0, 1))
+            angle = jnp.arccos(jnp.clip(weight / 4 * (3 / size) / jnp.sqrt(size / 3), 0, 1))
             return jnp.where(kept, v * (2 / 3) * (1 + jnp.cos(2 * (jnp.pi - angle) / 3)), 0.0)
 
         return elementwise(entry, v, self.alpha, step)

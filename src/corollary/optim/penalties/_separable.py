@@ -49,7 +49,8 @@ class L1(Penalty):
     Parameters
     ----------
     alpha
-        Weight α ≥ 0: a scalar, or one per coordinate (adaptive lasso).
+        Weight α ≥ 0: a scalar, or one per coordinate (adaptive lasso). Where a weight is 0 the dual point has to vanish
+        there exactly: no duality gap closes, and a run ends at its step limit though x is right.
 
     Examples
     --------
@@ -203,8 +204,8 @@ class L0(Penalty):
         return elementwise(lambda v, a, t: jnp.where(jnp.abs(v) > jnp.sqrt(2 * a * t), v, 0.0), v, self.alpha, step)
 
     def _distance(self, x: PyTree, gradient: PyTree) -> Scalar:
-        # Limiting subdifferential: {0} where x_i is not zero, all of R where it is.
-        return norm(jax.tree.map(lambda x, g: jnp.where(x != 0, g, 0.0), x, gradient))
+        # Limiting subdifferential: {0} where x_i is not zero, all of R where it is (and α > 0).
+        return norm(elementwise(lambda x, g, a: jnp.where((x != 0) | (a == 0), g, 0.0), x, gradient, self.alpha))
 
 
 def _l1_violation(x: PyTree, gradient: PyTree, weight: Any) -> PyTree:

@@ -18,7 +18,7 @@ from jaxtyping import PyTree
 from corollary.core import precision, validation
 from corollary.core.errors import InputError
 from corollary.optim import projections
-from corollary.optim._tree import at_least_zero, like, norm
+from corollary.optim._tree import at_least_zero, finite, like, norm
 from corollary.optim.penalties._base import Penalty, Scalar
 from corollary.optim.penalties._indicators import inside
 from corollary.optim.penalties._norms import singular_values
@@ -40,9 +40,15 @@ class Halfspace(Penalty):
     def __init__(self, normal: Any, offset: Any = 0.0):
         self.normal = jnp.asarray(normal) if isinstance(normal, list | tuple) else normal
         self.offset = offset
+        for name, value in (("normal", normal), ("offset", offset)):
+            finite(name, value)
 
     def _value(self, x: PyTree) -> Scalar:
-        return inside(x, self._prox(x, like(1.0, x)))
+        (x, _), (a, _) = ravel_pytree(x), ravel_pytree(self.normal)
+        a = a.astype(x.dtype)
+        size, b = norm(a), like(self.offset, x)
+        slack = 16 * x.size**0.5 * jnp.finfo(x.dtype).eps * (norm(x) * size + jnp.abs(b))
+        return jnp.where(a @ x - b <= slack, 0.0, jnp.inf).astype(x.dtype)
 
     def _prox(self, v: PyTree, step: Scalar) -> PyTree:
         return projections.halfspace(v, self.normal, self.offset)
@@ -104,7 +110,12 @@ class AffineSet(Penalty):
 
     def _prox(self, v: PyTree, step: Scalar) -> PyTree:
         Q, point = self._parts(v)
-        return v - Q @ (Q.T @ (v - point))
+        away = v - point
+        free = away - Q @ (Q.T @ away)
+        # What is left of a long v is rounding of its length: taken off once more, or dropped if it is all.
+        free = free - Q @ (Q.T @ free)
+        noise = 4 * jnp.finfo(v.dtype).eps * v.size**0.5 * norm(away)
+        return point + jnp.where(norm(free) > noise, free, 0)
 
     def _conjugate(self, u: PyTree) -> Scalar:
         Q, point = self._parts(u)

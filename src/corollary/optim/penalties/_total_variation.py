@@ -49,14 +49,14 @@ class TotalVariation(Penalty):
         return self._weights(x) @ jnp.abs(jnp.diff(x))
 
     def _prox(self, v: PyTree, step: Scalar) -> PyTree:
-        return _prox_tv(v, self._weights(v) * step)
+        return _compiled(v, self._weights(v) * step)
 
     def _distance(self, x: PyTree, gradient: PyTree) -> Scalar:
         # Projecting w = −g onto ∂h(x) leaves the prox of the directional derivative h'(x; ·): linear where x jumps,
         # total variation where it does not.
         alpha, jump = self._weights(x), jnp.sign(jnp.diff(x))
         left = -gradient - _adjoint_difference(alpha * jump)
-        return norm(_prox_tv(left, jnp.where(jump == 0, alpha, like(0.0, x))))
+        return norm(_compiled(left, jnp.where(jump == 0, alpha, like(0.0, x))))
 
 
 def _adjoint_difference(z: Float[Array, " q"]) -> Float[Array, " p"]:
@@ -148,3 +148,6 @@ def _prox_tv_jvp(primals, tangents):
     sums = jax.ops.segment_sum(pulled, stretch, v.shape[0])
     counts = jax.ops.segment_sum(jnp.ones_like(v), stretch, v.shape[0])
     return x, (sums / jnp.maximum(counts, 1))[stretch]
+
+
+_compiled = jax.jit(_prox_tv)  # an eager call compiles its loop once, not each time

@@ -14,7 +14,7 @@ import optax
 from jaxtyping import PyTree
 
 from corollary.core.errors import InputError
-from corollary.optim._tree import at_least_zero, like, spread
+from corollary.optim._tree import at_least_zero, like, norm, spread
 from corollary.optim.penalties._base import Penalty, Scalar
 
 
@@ -49,10 +49,20 @@ class Conjugate(Penalty):
 
     def _prox(self, v: PyTree, step: Scalar) -> PyTree:
         p = self.penalty._prox(optax.tree.scale(1 / step, v), 1 / step)
-        return optax.tree.add_scale(v, -step, p)
+        d = optax.tree.add_scale(v, -step, p)
+        fit = self.penalty._dual_scaling(d)
+        if fit is None:
+            return d
+        # The rounding of a long v may leave d a hair outside the domain of h*: bring it in.
+        value = self.penalty._conjugate(d)
+        outside = jnp.array(False) if value is None else jnp.isposinf(value)
+        return optax.tree.scale(jax.lax.stop_gradient(jnp.where(outside, fit, 1.0).astype(fit.dtype)), d)
 
     def _conjugate(self, u: PyTree) -> Scalar:
         return self.penalty._value(u)  # h** = h
+
+    def _fenchel_excess(self, x: PyTree, u: PyTree) -> Scalar | None:
+        return self.penalty._fenchel_excess(u, x)
 
 
 @final
@@ -96,6 +106,11 @@ class Scaled(Penalty):
         c = like(self.factor, x)
         distance = self.penalty._distance(x, optax.tree.scale(1 / c, gradient))
         return None if distance is None else c * distance
+
+    def _fenchel_excess(self, x: PyTree, u: PyTree) -> Scalar | None:
+        c = like(self.factor, x)
+        excess = self.penalty._fenchel_excess(x, optax.tree.scale(1 / c, u))
+        return None if excess is None else c * excess
 
     def _linear_minimizer(self, gradient: PyTree) -> PyTree | None:
         return self.penalty._linear_minimizer(gradient)
@@ -170,21 +185,40 @@ class Tilted(Penalty):
             return None if value is None else value + constant
         if not self.is_convex:
             return None
-        # (h + ridge/2‖·‖²)* is attained at a proximal point.
+        # (h + ridge/2‖·‖²)*(l) = min_w h*(w) + ‖l − w‖²/(2·ridge): each w gives an upper bound, so that the prox,
+        # which the best w comes from, need not be exact.
         left = optax.tree.add_scale(left, -ridge, shift)
         safe = jnp.where(ridge > 0, ridge, 1)
         y = self.penalty._prox(optax.tree.scale(1 / safe, left), 1 / safe)
-        value = optax.tree.vdot(left, y) - self.penalty._value(y) - ridge / 2 * optax.tree.vdot(y, y)
-        value = value + constant - ridge / 2 * optax.tree.vdot(shift, shift)
-        return jnp.where(ridge > 0, value, jnp.inf)
+        w = optax.tree.where(ridge > 0, optax.tree.add_scale(left, -ridge, y), left)
+        fit = self.penalty._dual_scaling(w)
+        if fit is None:
+            return None
+
+        def bound(s):
+            scaled = optax.tree.scale(s, w)
+            away = norm(optax.tree.sub(left, scaled))
+            value = self.penalty._conjugate(scaled)  # known wherever a scaling is
+            return (jnp.inf if value is None else value) + jnp.where(away > 0, away * (away / (2 * ridge)), 0)
+
+        value = jnp.minimum(bound(jnp.ones_like(fit)), bound(fit))
+        return value + constant - ridge / 2 * optax.tree.vdot(shift, shift)
 
     def _dual_scaling(self, u: PyTree) -> Scalar | None:
-        return None if self.ridge is None else like(1.0, u)
+        if self.ridge is None or not self.is_convex:
+            return None
+        fit = self.penalty._dual_scaling(u)  # a penalty without one has no conjugate to rely on, either
+        return None if fit is None else jnp.where(like(self.ridge, u) > 0, 1.0, fit).astype(fit.dtype)
 
     def _distance(self, x: PyTree, gradient: PyTree) -> Scalar | None:
         shift, tilt, ridge = self._parts(x)
         gradient = optax.tree.add_scale(optax.tree.add(gradient, tilt), ridge, x)
         return self.penalty._distance(optax.tree.sub(x, shift), gradient)
+
+    def _fenchel_excess(self, x: PyTree, u: PyTree) -> Scalar | None:
+        shift, tilt, ridge = self._parts(x)
+        u = optax.tree.add_scale(optax.tree.sub(u, tilt), -ridge, x)
+        return self.penalty._fenchel_excess(optax.tree.sub(x, shift), u)
 
 
 def _full(parameter: Any, x: PyTree) -> PyTree:

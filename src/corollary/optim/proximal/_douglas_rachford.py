@@ -59,6 +59,11 @@ class PenaltySum(Problem):
         x = floats(x)
         return self.first.value(x) + self.second.value(x)
 
+    def claims(self) -> tuple[str, str]:
+        """Of two relative numbers."""
+        worst = "‖x − w‖ relative to ‖x‖ + ‖w‖, and ‖x − w‖/t relative to the two subgradients, are <= tol"
+        return worst, super().claims()[1]
+
     def default_solver(self) -> tuple[Solver, str]:
         """`DouglasRachford`."""
         return DouglasRachford(), "two terms that are known by their prox"
@@ -71,7 +76,7 @@ class DouglasRachfordState(eqx.Module):
     x: PyTree
     step: Scalar
     k: Int[Array, ""]
-    first_move: Scalar
+    first: tuple[Scalar, Scalar]  # the sizes of the points and of the subgradients in the first step
     last_move: Scalar
     grew: Scalar
 
@@ -84,16 +89,18 @@ class DouglasRachford(Solver):
     ----------
     step_size
         t > 0, in units of x per unit of subgradient: about the size of the answer over that of a subgradient. Any t
-        converges, a good one sooner.
+        converges, a good one sooner. Left out: ‖x‖²/(f(x) + g(x)) at the first of x0, prox_f(x0) and prox_g(x0), both
+        of a very long step, where that is a positive number, so that a rescaled problem takes the same steps; else 1.
     relaxation
         λ in (0, 2).
 
     Notes
     -----
     The answer is x, which lies in the domain of f (up to rounding) and only in the limit in that of g; the objective
-    that is reported is f(x) + g(w), at the two copies. Certificates: ``stationarity`` (monitor), ‖x − w‖/t, which is
-    the distance of 0 to ∂f(x) + ∂g(w); and ``move`` (monitor), ‖y_{k+1} − y_k‖ never grew (for convex terms it
-    cannot).
+    that is reported is f(x) + g(w), at the two copies. Certificates: ``stationarity`` (monitor), ‖x − w‖ relative to
+    ‖x‖ + ‖w‖, and ‖x − w‖/t, which is the distance of 0 to ∂f(x) + ∂g(w), relative to the two subgradients, the larger
+    of both; where there is no solution (two sets without a common point) it does not fall. And ``move`` (monitor),
+    ‖y_{k+1} − y_k‖ never grew (for convex terms it cannot).
 
     Examples
     --------
@@ -103,12 +110,13 @@ class DouglasRachford(Solver):
     [0.0, 1.0]
     """
 
-    step_size: Any = 1.0
+    step_size: Any = None
     relaxation: Any = 1.0
 
     def __check_init__(self):
         """Refuse settings out of range."""
-        at_least_zero("step_size", self.step_size, positive=True)
+        if self.step_size is not None:
+            at_least_zero("step_size", self.step_size, positive=True)
         if not isinstance(self.relaxation, jax.Array):
             validation.number(0.0, 2.0, open_low=True)("relaxation", self.relaxation)
 
@@ -119,8 +127,9 @@ class DouglasRachford(Solver):
 
     def init(self, problem: PenaltySum, x0: PyTree) -> DouglasRachfordState:
         """The state at y = x0."""
-        step, zero = like(self.step_size, x0), like(0.0, x0)
-        return DouglasRachfordState(x0, problem.first.prox(x0, step), step, jnp.int32(0), zero, zero + jnp.inf, zero)
+        step, zero = _natural_step(problem, x0) if self.step_size is None else like(self.step_size, x0), like(0.0, x0)
+        x = problem.first.prox(x0, step)
+        return DouglasRachfordState(x0, x, step, jnp.int32(0), (zero, zero), zero + jnp.inf, zero)
 
     def step(self, problem: PenaltySum, state: DouglasRachfordState) -> tuple[DouglasRachfordState, Info]:
         """Two prox, and the move of the governing point."""
@@ -132,15 +141,21 @@ class DouglasRachford(Solver):
         size = norm(move)
         a = norm(optax.tree.sub(y, x)) / t  # the subgradients whose sum has to vanish
         b = norm(jax.tree.map(lambda x, y, w: 2 * x - y - w, x, y, w)) / t
+        lengths = norm(x) + norm(w)
+        opening = state.k == 0
+        first = jnp.where(opening, lengths, state.first[0]), jnp.where(opening, a + b, state.first[1])
+        # Both are needed: on sets without a common point the subgradients grow without end, and ‖x − w‖ does not fall.
+        points, pulls = jnp.maximum(first[0], lengths), jnp.maximum(first[1], a + b) * t
+        points, pulls = (jnp.where(s > 0, s, 1) for s in (points, pulls))
+        residual = jnp.maximum(size / points, size / pulls)
         info = Info(
             objective=problem.first.value(x_new) + problem.second.value(w),
-            residual=size / t,
-            gradient_scale=a + b + (norm(x) + norm(w)) / t * jnp.finfo(t.dtype).eps,
-            floor=rounding((norm(x) + norm(y)) / t),
+            residual=residual,
+            gradient_scale=jnp.ones_like(residual),
+            floor=jnp.maximum(*(rounding((lengths + norm(y)) / s) for s in (points, pulls))),
             step=t,
-            merit=size / t,
+            merit=residual,
         )
-        first = jnp.where(state.k == 0, size, state.first_move)
         grew = jnp.maximum(state.grew, jnp.where(state.k > 0, size - state.last_move, 0.0))
         return DouglasRachfordState(y_new, x_new, t, state.k + 1, first, size, grew), info
 
@@ -152,3 +167,13 @@ class DouglasRachford(Solver):
         assumption = Assumption("f and g convex", checked=True, holds=convex)
         claim = "‖x_k − w_k‖ never grew"
         return {"move": Certificate(claim, state.grew, slack, "monitor", source, assumptions=(assumption,))}
+
+
+def _natural_step(problem: PenaltySum, x0: PyTree) -> Scalar:
+    """‖x‖²/(f(x) + g(x)) at the first natural point where it is a positive number, else 1."""
+    far, t = like(1e25, x0), like(1.0, x0)
+    for x in (problem.second.prox(x0, far), problem.first.prox(x0, far), x0):
+        value, size = jnp.abs(problem.first.value(x) + problem.second.value(x)), norm(x)
+        found = size / jnp.where(value > 0, value, 1) * size
+        t = jnp.where((value > 0) & (found > 0) & jnp.isfinite(found) & jnp.isfinite(value), found, t)
+    return t

@@ -32,7 +32,14 @@ from corollary.optim._composite import Composite, composite
 from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import at_least_zero, like
 from corollary.optim.penalties._base import Scalar
-from corollary.optim.proximal._proximal_gradient import check_step, first_step, forward_backward, searches, subgradient
+from corollary.optim.proximal._proximal_gradient import (
+    check_step,
+    first_step,
+    forward_backward,
+    measured,
+    searches,
+    subgradient,
+)
 
 
 class FistaState(eqx.Module):
@@ -97,8 +104,11 @@ class Fista(Solver):
         validation.flag("monotone", self.monotone)
 
     def check(self, problem: Problem) -> None:
-        """A `Composite`."""
-        composite(problem)
+        """A `Composite` with a convex penalty."""
+        penalty = composite(problem).penalty
+        if not penalty.is_convex:
+            found = type(penalty).__name__
+            raise InputError(f"penalty: found {found}, expected a convex one (ProximalGradient takes any)")
 
     def init(self, problem: Composite, x0: PyTree) -> FistaState:
         """The state at x0, without momentum."""
@@ -125,7 +135,7 @@ class Fista(Solver):
         if problem.lower_bound(dual, gradient) is None:
             # The gradient at y proves a lower bound just as well as one at x would; a residual has to be taken at x.
             gradient = smooth.adjoint(smooth.dual(z))
-        return FistaState(x, z, y_next, zy_next, theta, t), problem.measure(x, z, dual, gradient, u, t)
+        return FistaState(x, z, y_next, zy_next, theta, t), measured(problem, x, z, dual, gradient, u, t)
 
     def _momentum(self, theta: Scalar, step: Scalar) -> tuple[Scalar, Scalar]:
         if self.strong_convexity is not None:
@@ -156,7 +166,7 @@ class Fista(Solver):
         z_kept, zy = kept(z, state.z, extrapolated[1])
         if problem.lower_bound(dual, gradient) is None:
             gradient = problem.smooth.adjoint(problem.smooth.dual(z))
-        info = problem.measure(x, z, dual, gradient, u, t)
+        info = measured(problem, x, z, dual, gradient, u, t)
         merit = jnp.where(better, new, old)
         return FistaState(x_kept, z_kept, y, zy, theta, t), eqx.tree_at(lambda i: i.objective, info, merit)
 

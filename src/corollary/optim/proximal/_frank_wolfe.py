@@ -16,7 +16,9 @@ from typing import Literal, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
 from corollary.core import validation
@@ -25,6 +27,7 @@ from corollary.core.errors import InputError
 from corollary.optim._composite import Composite, composite
 from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import floats, like, norm
+from corollary.optim.penalties import Box
 from corollary.optim.penalties._base import Scalar
 
 BISECTIONS = 40  # of the line search: γ to 1e-12; each costs O(n), no product with A
@@ -57,7 +60,7 @@ class FrankWolfe(Solver):
     Notes
     -----
     Certificates: ``duality_gap`` (exact) for a convex data term, else the gap as ``stationarity``; and ``gap_rate``
-    (theorem, where L and the diameter are known): the least gap so far is at most 6.75 C/(k + 2), C = L·diameter².
+    (theorem, where L and the diameter are known): the least gap so far is at most 6.75 C/(k + 1), C = L·diameter².
 
     Examples
     --------
@@ -84,6 +87,10 @@ class FrankWolfe(Solver):
             known = True
         if not known:
             raise InputError(f"penalty: found {type(penalty).__name__}, expected a bounded set with a linear_minimizer")
+        if isinstance(penalty, Box):
+            ends = [leaf for leaf in jax.tree.leaves((penalty.lower, penalty.upper)) if not isinstance(leaf, Tracer)]
+            if not all(np.all(np.isfinite(leaf)) for leaf in ends):
+                raise InputError("penalty: found a Box with an infinite side, expected a bounded set")
         if self.step_rule == "short" and composite(problem).smooth.lipschitz() is None:
             raise InputError("step_rule: found 'short', expected 'exact' (the smooth term does not know L)")
 

@@ -26,8 +26,8 @@ from corollary.core.errors import InputError
 from corollary.optim._composite import Composite, composite
 from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import largest, like, norm, total
-from corollary.optim.penalties import Simplex
-from corollary.optim.penalties._base import Scalar
+from corollary.optim.penalties import Simplex, Zero
+from corollary.optim.penalties._base import Scalar, is_indicator
 from corollary.optim.proximal._proximal_gradient import SHRINK, TRIALS, check_step
 
 GROW = 1.5  # a searched step may grow again
@@ -75,6 +75,8 @@ class MirrorDescent(Solver):
         penalty = composite(problem).penalty
         if self.mirror == "entropy" and not isinstance(penalty, Simplex):
             raise InputError(f"penalty: found {type(penalty).__name__}, expected a Simplex for the entropy")
+        if not isinstance(penalty, Zero) and not is_indicator(penalty):
+            raise InputError(f"penalty: found {type(penalty).__name__}, expected the indicator of a convex set")
 
     def init(self, problem: Composite, x0: PyTree) -> MirrorDescentState:
         """The state at the nearest point of the set; for the entropy at the centre, where that has zeros."""

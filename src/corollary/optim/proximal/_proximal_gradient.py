@@ -12,6 +12,7 @@ from typing import Any, final
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
@@ -79,7 +80,7 @@ class ProximalGradient(Solver):
         theta = problem.smooth.dual(z)
         gradient = problem.smooth.adjoint(theta)
         u = subgradient(state.x, x, state.gradient, t)
-        return ProximalGradientState(x, z, theta, gradient, t), problem.measure(x, z, theta, gradient, u, t)
+        return ProximalGradientState(x, z, theta, gradient, t), measured(problem, x, z, theta, gradient, u, t)
 
     def rate(self, k: Any, lipschitz: Scalar, distance: Scalar) -> Scalar:
         """L‖x0 − x*‖²/(2k)."""
@@ -121,6 +122,20 @@ def forward_backward(
 def subgradient(y: PyTree, x: PyTree, gradient: PyTree, step: Scalar) -> PyTree:
     """(y − x)/t − ∇f(y), which lies in ∂h(x) because x is a proximal point."""
     return jax.tree.map(lambda y, x, g: (y - x) / step - g, y, x, gradient)
+
+
+def measured(problem: Composite, x: PyTree, z: PyTree, theta: PyTree, gradient: PyTree, u: PyTree, t: Scalar) -> Info:
+    """`Composite.measure`, and what an inexact prox leaves: u is then but an ε-subgradient of h.
+
+    For convex f, F(x) − F* ≤ ⟨∇f(x) + u, x − x*⟩ + ε: ε is held against h's part of the objective, ⟨u, x⟩ and t‖u‖²/2.
+    """
+    info = problem.measure(x, z, theta, gradient, u, t)
+    excess = problem.penalty._fenchel_excess(x, u)
+    if excess is None:
+        return info
+    size = jnp.abs(problem.penalty.value(x)) + t * norm(u) ** 2 / 2
+    share = excess / jnp.where(size > 0, size, 1)
+    return eqx.tree_at(lambda i: i.residual, info, jnp.maximum(info.residual, share * info.gradient_scale))
 
 
 def searches(step_size: Any, problem: Composite) -> bool:

@@ -70,7 +70,7 @@ class BarzilaiBorwein(Solver):
         """The state at x0; the first step is that of a curvature guess."""
         point, curvature = evaluate(problem.smooth, x0), problem.smooth.curvature(x0)
         recent = jnp.full((self.memory or 1,), point.value)
-        return SpectralState(point, 1 / curvature, recent, jnp.int32(0), curvature)
+        return SpectralState(point, 1 / curvature, recent, jnp.int32(0), curvature, jnp.zeros_like(point.value))
 
     def step(self, problem: Composite, state: SpectralState) -> tuple[SpectralState, Info]:
         """A step of length α (or less, where the search says so), and the next α."""
@@ -82,7 +82,7 @@ class BarzilaiBorwein(Solver):
             along = line(smooth, old, direction)
             search = armijo(smooth, along, jnp.ones_like(state.alpha), reference=jnp.max(state.recent))
             point, stuck = follow(smooth, old, along, search.trial), ~search.ok
-        alpha, curvature = next_alpha(state, point, optax.tree.sub(point.x, old.x), self.kind)
+        alpha, curvature, blur = next_alpha(state, point, optax.tree.sub(point.x, old.x), self.kind)
         recent = remember(state.recent, state.count, point.value)
-        info = smooth_info(point, old.gradient, state.alpha, curvature, stuck=stuck)
-        return SpectralState(point, alpha, recent, state.count + 1, curvature), info
+        info = smooth_info(point, old.gradient, state.alpha, blur, stuck=stuck)
+        return SpectralState(point, alpha, recent, state.count + 1, curvature, blur), info

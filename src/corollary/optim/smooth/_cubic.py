@@ -82,7 +82,7 @@ class CubicNewton(Solver):
         sigma = state.radius
         found = cubic_step(curvature, g, sigma)
         judged = judge(problem, state, unravel(found.delta), found.decrease, self.accept, jnp.array(False))
-        tiny = jnp.finfo(sigma.dtype).tiny ** 0.5
+        tiny = jnp.finfo(sigma.dtype).tiny
         new_sigma = jnp.where(judged.rho > 0.9, sigma / 3, jnp.where(judged.rho < 0.1, 3 * sigma, sigma))
         new_sigma = jnp.where((new_sigma > tiny) & jnp.isfinite(new_sigma), new_sigma, sigma)
         new = advance(state, judged, new_sigma, curvature)

@@ -28,7 +28,7 @@ from corollary.optim.smooth._line_search import (
     Point,
     Search,
     armijo,
-    curvature_along,
+    blur_along,
     evaluate,
     follow,
     line,
@@ -45,7 +45,7 @@ class GradientDescentState(eqx.Module):
 
     point: Point
     step: Scalar
-    curvature: Scalar
+    blur: Scalar
     count: Int[Array, ""]
 
     @property
@@ -121,11 +121,11 @@ class GradientDescent(Solver):
             step = like(self.step_size, x0)
         elif known is None or isinstance(self.step_size, str):
             step = 1 / curvature
-        elif self.strong_convexity is not None:
+        elif self.strong_convexity is not None and self.schedule is None:
             step = 2 / (like(known, x0) + like(self.strong_convexity, x0))
         else:
             step = 1 / like(known, x0)
-        return GradientDescentState(point, step, curvature, jnp.int32(0))
+        return GradientDescentState(point, step, jnp.zeros_like(point.value), jnp.int32(0))
 
     def step(self, problem: Composite, state: GradientDescentState) -> tuple[GradientDescentState, Info]:
         """x⁺ = x − t∇f(x)."""
@@ -143,9 +143,9 @@ class GradientDescent(Solver):
             point = evaluate(smooth, optax.tree.add_scale(old.x, -length, old.gradient))
             t = t if self.step_size is None or self._mode(problem) == "fixed" else length
         moved, change = optax.tree.sub(point.x, old.x), optax.tree.sub(point.gradient, old.gradient)
-        curvature = curvature_along(state.curvature, point.x, moved, change)
-        info = smooth_info(point, old.gradient, t, curvature, stuck=stuck)
-        return GradientDescentState(point, t, curvature, state.count + 1), info
+        blur = blur_along(state.blur, point.x, moved, change)
+        info = smooth_info(point, old.gradient, t, blur, stuck=stuck)
+        return GradientDescentState(point, t, blur, state.count + 1), info
 
     def _mode(self, problem: Composite) -> str:
         if isinstance(self.step_size, str):
@@ -174,6 +174,10 @@ class GradientDescent(Solver):
             safe = jnp.where(size > 0, size, 1)
             return gap / safe / safe
         return state.step
+
+    def rated(self, problem: Composite) -> bool:
+        """A fixed step or a schedule: of a search the theorem says nothing."""
+        return self._mode(problem) == "fixed"
 
     def rate(self, k: Any, lipschitz: Scalar, distance: Scalar) -> Scalar | None:
         """The bound of a fixed step or of the schedule; `lipschitz` is the inverse of the step."""

@@ -22,17 +22,17 @@ from corollary.optim._composite import Composite, smooth_only
 from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import at_least_zero, like
 from corollary.optim.penalties._base import Scalar
-from corollary.optim.smooth._line_search import Point, curvature_along, evaluate, smooth_info
+from corollary.optim.smooth._line_search import Point, blur_along, evaluate, smooth_info
 
 
 class HeavyBallState(eqx.Module):
-    """The point, the last move, step and momentum, and an estimate of the curvature."""
+    """The point, the last move, step and momentum, and ‖|∇²f||x|‖ from below."""
 
     point: Point
     moved: PyTree
     step: Scalar
     momentum: Scalar
-    curvature: Scalar
+    blur: Scalar
 
     @property
     def x(self) -> PyTree:
@@ -49,7 +49,7 @@ class HeavyBall(Solver):
     step_size
         α; the best for quadratics with a `strong_convexity`, else 1/L.
     momentum
-        β in [0, 1); 0.9, or the best for quadratics with a `strong_convexity`.
+        β in [0, 1); 0.9, or (1 − √(αm))² with a `strong_convexity`, the best for quadratics.
     strong_convexity
         m > 0, if known.
 
@@ -80,6 +80,8 @@ class HeavyBall(Solver):
         at_least_zero("strong_convexity", self.strong_convexity, positive=True)
         if isinstance(self.momentum, float | int):
             validation.number(0.0, 1.0)("momentum", self.momentum)
+            if self.momentum == 1:
+                raise InputError("momentum: found 1, expected a number in [0, 1)")
 
     def check(self, problem: Problem) -> None:
         """A smooth `Composite` that knows L, or a step size."""
@@ -90,17 +92,18 @@ class HeavyBall(Solver):
         """The state at x0, at rest."""
         step, momentum = self._constants(problem, x0)
         point = evaluate(problem.smooth, x0)
-        return HeavyBallState(point, optax.tree.zeros_like(x0), step, momentum, problem.smooth.curvature(x0))
+        return HeavyBallState(point, optax.tree.zeros_like(x0), step, momentum, jnp.zeros_like(point.value))
 
     def _constants(self, problem: Composite, x0: PyTree) -> tuple[Scalar, Scalar]:
         L = problem.smooth.lipschitz()
-        momentum = 0.9 if self.momentum is None else self.momentum
-        step = None if self.step_size is None else like(self.step_size, x0)
-        if L is not None and self.strong_convexity is not None:
-            root_L, root_m = jnp.sqrt(like(L, x0)), jnp.sqrt(like(self.strong_convexity, x0))
-            step = (2 / (root_L + root_m)) ** 2 if step is None else step
-            momentum = ((root_L - root_m) / (root_L + root_m)) ** 2 if self.momentum is None else momentum
-        return (1 / like(L, x0) if step is None else step), like(momentum, x0)
+        m = None if self.strong_convexity is None else like(self.strong_convexity, x0)
+        if self.step_size is not None:
+            step = like(self.step_size, x0)
+        else:
+            step = 1 / like(L, x0) if m is None else (2 / (jnp.sqrt(like(L, x0)) + jnp.sqrt(m))) ** 2
+        if self.momentum is not None:
+            return step, like(self.momentum, x0)
+        return step, like(0.9, x0) if m is None else (1 - jnp.sqrt(step * m)) ** 2
 
     def step(self, problem: Composite, state: HeavyBallState) -> tuple[HeavyBallState, Info]:
         """A gradient step, and a share of the last move."""
@@ -108,6 +111,6 @@ class HeavyBall(Solver):
         moved = optax.tree.add_scale(optax.tree.scale(-state.step, old.gradient), state.momentum, state.moved)
         point = evaluate(problem.smooth, optax.tree.add(old.x, moved))
         change = optax.tree.sub(point.gradient, old.gradient)
-        curvature = curvature_along(state.curvature, point.x, moved, change)
-        info = smooth_info(point, old.gradient, state.step, curvature)
-        return HeavyBallState(point, moved, state.step, state.momentum, curvature), info
+        blur = blur_along(state.blur, point.x, moved, change)
+        info = smooth_info(point, old.gradient, state.step, blur)
+        return HeavyBallState(point, moved, state.step, state.momentum, blur), info

@@ -225,25 +225,40 @@ def strong_wolfe(
     return Search(optax.tree.where(ok, best, start), ok, wolfe & ok, count)
 
 
+def blur_along(blur: Scalar, x: PyTree, moved: PyTree, change: PyTree) -> Scalar:
+    """‖∇f(x) − ∇f(x − s)‖/max|s_i/x_i| ≤ ‖|∇²f||x|‖ where x moved enough to tell, else the last such estimate.
+
+    Times eps it is the rounding of a gradient at x, from below. The curvature along s times ‖x‖ would be none: it pairs
+    the stiffest direction with the whole length of x, and makes any residual a small one.
+    """
+    tiny = jnp.finfo(blur.dtype).tiny
+
+    def shares(s: Array, a: Array) -> Array:
+        return jnp.max(jnp.abs(s) / jnp.maximum(jnp.maximum(jnp.abs(a), jnp.abs(a - s)), tiny), initial=0.0)
+
+    share = jnp.stack(jax.tree.leaves(jax.tree.map(shares, moved, x))).max()
+    found = norm(change) / jnp.where(share > 0, share, 1)
+    return jnp.where((share > jnp.finfo(blur.dtype).eps ** 0.5) & jnp.isfinite(found), found, blur)
+
+
 def curvature_along(curvature: Scalar, x: PyTree, moved: PyTree, change: PyTree) -> Scalar:
     """‖∇f(x) − ∇f(x − s)‖/‖s‖ where s is long enough for it to be trusted, else the last such estimate.
 
-    Times eps·‖x‖ it is the rounding of a gradient at x. A step of rounding's own size would make it as large as one
-    likes, and any residual a small one.
+    A step of rounding's own size would make it as large as one likes.
     """
     length, far = norm(moved), jnp.sqrt(jnp.finfo(curvature.dtype).eps) * norm(x)
     found = norm(change) / jnp.where(length > 0, length, 1)
     return jnp.where((length > far) & jnp.isfinite(found), found, curvature)
 
 
-def smooth_info(point: Point, before: PyTree, step: Scalar, curvature: Scalar, **more: Any) -> Info:
+def smooth_info(point: Point, before: PyTree, step: Scalar, blur: Scalar, **more: Any) -> Info:
     """The `Info` of a step on a smooth function: its gradient, relative to the larger of it and the one before."""
     now = norm(point.gradient)
     return Info(
         objective=point.value,
         residual=now,
         gradient_scale=jnp.maximum(now, norm(before)),
-        floor=rounding(curvature * norm(point.x), 4.0),
+        floor=rounding(blur, 4.0),
         step=step,
         **more,
     )

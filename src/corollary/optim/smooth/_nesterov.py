@@ -27,7 +27,7 @@ from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import at_least_zero, like
 from corollary.optim.penalties._base import Scalar
 from corollary.optim.proximal._proximal_gradient import check_step, first_step, forward_backward, searches
-from corollary.optim.smooth._line_search import Point, curvature_along, evaluate, smooth_info
+from corollary.optim.smooth._line_search import Point, blur_along, evaluate, smooth_info
 
 LAWS = ("(t-1)/(t+2)", "t/(t+3)", "constant")
 
@@ -40,7 +40,7 @@ class NesterovState(eqx.Module):
     zy: PyTree
     step: Scalar
     count: Int[Array, ""]
-    curvature: Scalar
+    blur: Scalar
 
     @property
     def x(self) -> PyTree:
@@ -104,7 +104,7 @@ class Nesterov(Solver):
     def init(self, problem: Composite, x0: PyTree) -> NesterovState:
         """The state at x0, at rest."""
         point, step = evaluate(problem.smooth, x0), first_step(self.step_size, problem, x0)
-        return NesterovState(point, x0, point.z, step, jnp.int32(0), problem.smooth.curvature(x0))
+        return NesterovState(point, x0, point.z, step, jnp.int32(0), jnp.zeros_like(point.value))
 
     def step(self, problem: Composite, state: NesterovState) -> tuple[NesterovState, Info]:
         """A gradient step from the point ahead, then the next point ahead."""
@@ -122,8 +122,8 @@ class Nesterov(Solver):
         y = optax.tree.add_scale(x, momentum, moved)
         zy = optax.tree.add_scale(z, momentum, optax.tree.sub(z, old.z))
         change = optax.tree.sub(point.gradient, ahead)
-        curvature = curvature_along(state.curvature, x, optax.tree.sub(x, state.y), change)
-        return NesterovState(point, y, zy, t, count, curvature), smooth_info(point, ahead, t, curvature)
+        blur = blur_along(state.blur, x, optax.tree.sub(x, state.y), change)
+        return NesterovState(point, y, zy, t, count, blur), smooth_info(point, ahead, t, blur)
 
     def _momentum(self, count: Int[Array, ""], step: Scalar) -> Scalar:
         k = count.astype(step.dtype)
@@ -131,6 +131,10 @@ class Nesterov(Solver):
             root = jnp.sqrt(like(self.strong_convexity, step) * step)
             return (1 - root) / (1 + root)
         return k / (k + 3) if self.law == "t/(t+3)" else (k - 1) / (k + 2)
+
+    def rated(self, problem: Composite) -> bool:
+        """The constant law's theorem is for a fixed step."""
+        return self.law != "constant" or not searches(self.step_size, problem)
 
     def rate(self, k: Any, lipschitz: Scalar, distance: Scalar) -> Scalar | None:
         """The bound of the law; none with restarts."""

@@ -3,7 +3,8 @@
 Use it for up to a few thousand variables and a Hessian that is positive definite near the answer: the error is squared
 at every step, and a linear change of variables changes nothing. Cost: n Hessian products and n³/3 a step, memory n².
 Away from there it needs a line search, and a Hessian that is not definite has to be replaced: here by the identity
-(steepest descent); `RegularizedNewton` and `TrustRegion` use its negative curvature.
+(steepest descent, slow where the Hessian is singular at the answer too, as in least squares of deficient rank: use
+`TrustRegion` there); `RegularizedNewton` and `TrustRegion` use its negative curvature.
 Source: Nocedal & Wright, "Numerical Optimization" (2006), theorem 3.5 and section 3.4; Boyd & Vandenberghe, "Convex
 Optimization" (2004), section 9.5.
 """
@@ -56,8 +57,10 @@ def gradient_rounding(H: Matrix, x: PyTree) -> Scalar:
 def newton_model(f: Callable[[Any], Any], x: Any) -> Solution:
     """The quadratic model m(δ) = f + gᵀδ + ½ δᵀHδ at x, its minimiser −H⁻¹g and the decrease ½ gᵀH⁻¹g.
 
-    Newton's method sets the gradient of this model to zero, g + Hδ = 0, not the model. Where H is not positive definite
-    the model has no minimum: ``status`` is then `Status.UNBOUNDED` and the value 0. Cost: O(n³).
+    Newton's method sets the gradient of this model to zero, g + Hδ = 0, not the model. Where H is
+    singular and g lies in its range, all of x − H⁺g + ker H are minimisers: the shortest step is given. Otherwise,
+    where H is not positive semidefinite or g not in its range, the model falls without end: ``status`` is then
+    `Status.UNBOUNDED` and the value 0. Cost: O(n³).
 
     Parameters
     ----------
@@ -93,13 +96,24 @@ def newton_model(f: Callable[[Any], Any], x: Any) -> Solution:
     g, unravel = ravel_pytree(gradient)
     H = hessian_matrix(smooth, x)
     factor, definite = cholesky(H)
-    step = jnp.where(definite, -_solve(factor, g), 0)
+    values, vectors = jnp.linalg.eigh(H)
+    edge = rounding(jnp.max(jnp.abs(values)), 4.0 * g.size)
+    kept = values > edge
+    rotated = vectors.T @ g
+    shortest = -vectors @ jnp.where(kept, rotated / jnp.where(kept, values, 1), 0)
+    step = jnp.where(definite, -_solve(factor, g), shortest)
+    outside, slack = (
+        norm(jnp.where(kept, 0, rotated)),
+        rounding(norm(jnp.abs(H) @ jnp.abs(step)) + norm(g), 16.0 * g.size),
+    )
+    definite = definite | ((values[0] >= -edge) & (outside <= slack))
+    step = jnp.where(definite, step, 0)
     decrease = jnp.where(definite, -jnp.dot(g, step) / 2, jnp.inf)
     terms = norm(jnp.abs(H) @ jnp.abs(step)) + norm(g)
     certificate = Certificate(
         "‖∇m(δ*)‖ = ‖g + Hδ*‖ <= rounding",
         jnp.where(definite, norm(g + H @ step), norm(g)),
-        rounding(terms, 4.0 * (1 + g.size)),
+        rounding(terms, 16.0 * (1 + g.size)),
         "exact",
         "Boyd & Vandenberghe (2004), section 9.5.1; Higham, Accuracy and Stability (2002), theorem 10.4",
     )

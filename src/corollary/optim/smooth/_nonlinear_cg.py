@@ -24,7 +24,7 @@ from corollary.optim._tree import like, norm
 from corollary.optim.penalties._base import Scalar
 from corollary.optim.smooth._line_search import (
     Point,
-    curvature_along,
+    blur_along,
     evaluate,
     follow,
     line,
@@ -34,13 +34,13 @@ from corollary.optim.smooth._line_search import (
 
 
 class NonlinearCGState(eqx.Module):
-    """The point, the next direction, what the last step was to gain, the unit of directions, and a curvature."""
+    """The point, the next direction, the last step's gain, the unit of directions, and ‖|∇²f||x|‖ from below."""
 
     point: Point
     direction: PyTree
     gain: Scalar
     unit: Scalar
-    curvature: Scalar
+    blur: Scalar
 
     @property
     def x(self) -> PyTree:
@@ -91,7 +91,7 @@ class NonlinearCG(Solver):
         """The state at x0, along −∇f."""
         point, curvature = evaluate(problem.smooth, x0), problem.smooth.curvature(x0)
         direction = optax.tree.scale(-1 / curvature, point.gradient)
-        return NonlinearCGState(point, direction, like(jnp.inf, x0), 1 / curvature, curvature)
+        return NonlinearCGState(point, direction, like(jnp.inf, x0), 1 / curvature, jnp.zeros_like(point.value))
 
     def step(self, problem: Composite, state: NonlinearCGState) -> tuple[NonlinearCGState, Info]:
         """A search along the direction, and the next direction."""
@@ -120,6 +120,6 @@ class NonlinearCG(Solver):
         stuck = ~search.ok & steepest
         gain = jnp.where(search.ok, -t * along.start.slope, -1.0)
         moved, change = optax.tree.scale(t, state.direction), optax.tree.sub(point.gradient, old.gradient)
-        curvature = curvature_along(state.curvature, point.x, moved, change)
-        info = smooth_info(point, old.gradient, t * state.unit, curvature, stuck=stuck)
-        return NonlinearCGState(point, direction, gain, state.unit, curvature), info
+        blur = blur_along(state.blur, point.x, moved, change)
+        info = smooth_info(point, old.gradient, t * state.unit, blur, stuck=stuck)
+        return NonlinearCGState(point, direction, gain, state.unit, blur), info

@@ -18,13 +18,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, PyTree
 
 from corollary.core import validation
 from corollary.core.certificate import Assumption, Certificate, rounding
 from corollary.core.errors import InputError
 from corollary.core.precision import follows_input
-from corollary.core.solution import Solution
+from corollary.core.solution import Solution, Status
 from corollary.optim._tree import at_least_zero, dtype, finite, like, norm
 
 RHO = 1 + 2**0.5
@@ -220,13 +221,7 @@ def schedule_rate(f: Any, x0: Any, reference: Any, lipschitz: Any, schedule: Sch
     L = like(lipschitz, x0)
     steps = jnp.asarray(schedule.steps).astype(dtype(x0))
     best = f(reference)
-
-    def body(x: PyTree, h: Array) -> tuple[PyTree, Array]:
-        gradient = jax.grad(f)(x)
-        x = jax.tree.map(lambda p, g: p - h / L * g, x, gradient)
-        return x, f(x) - best
-
-    last, gaps = jax.lax.scan(body, x0, steps)
+    last, gaps = _follow(f, x0, steps / L, best)
     scale = L * norm(jax.tree.map(jnp.subtract, x0, reference)) ** 2
     so_far = jnp.minimum(jax.lax.cummin(gaps), f(x0) - best)
     slack = rounding(jnp.abs(best) + jnp.abs(f(x0)), 16.0)
@@ -244,7 +239,18 @@ def schedule_rate(f: Any, x0: Any, reference: Any, lipschitz: Any, schedule: Sch
     t = jnp.arange(1, gaps.shape[0] + 1).astype(gaps.dtype)
     history = {"suboptimality": gaps, "best": so_far, "rate_bound": last_bound, "best_bound": best_bound}
     history["gd_bound"] = scale / (4 * t + 2)
-    return Solution(last, certificates, 0, int(gaps.shape[0]), history=history)
+    return Solution(last, certificates, Status.of(True, jnp.isfinite(norm(last))), int(gaps.shape[0]), history=history)
+
+
+@eqx.filter_jit
+def _follow(f: Any, x0: PyTree, steps: Array, best: Array) -> tuple[PyTree, Array]:
+    """Gradient descent by these steps: the last point, and the gaps."""
+
+    def body(x: PyTree, t: Array) -> tuple[PyTree, Array]:
+        x = optax.tree.add_scale(x, -t, jax.grad(f)(x))
+        return x, f(x) - best
+
+    return jax.lax.scan(body, x0, steps)
 
 
 def _silver(order: int) -> Float[np.ndarray, " n"]:

@@ -15,9 +15,9 @@ f(x⁺) ≤ f(x) − t/2·‖g‖² + tL²ρ²/2.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -27,7 +27,7 @@ from corollary.core import validation
 from corollary.core.certificate import Assumption, Certificate, rounding
 from corollary.core.errors import InputError
 from corollary.core.precision import follows_input
-from corollary.core.solution import Solution
+from corollary.core.solution import Solution, Status
 from corollary.optim._tree import at_least_zero, dtype, finite, like, norm
 from corollary.optim.penalties._base import Scalar
 
@@ -139,10 +139,10 @@ def sharpness_aware_gd(
             measured = history["suboptimality"]
             certificates["rate"] = Certificate(claim, measured, rate + slack, "theorem", SOURCE, assumptions=known)
             history["rate_bound"] = rate
-    return Solution(last, certificates, 0, steps, {"step_size": t}, history)
+    return Solution(last, certificates, Status.of(True, jnp.isfinite(norm(last))), steps, {"step_size": t}, history)
 
 
-@partial(jax.jit, static_argnames=("f", "mode", "steps", "ascents"))
+@eqx.filter_jit
 def _run(
     f: Any, x0: PyTree, rho: Scalar, t: Scalar, mode: str, steps: int, ascents: int
 ) -> tuple[PyTree, dict[str, Array]]:

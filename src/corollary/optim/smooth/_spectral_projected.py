@@ -24,7 +24,7 @@ from corollary.optim._composite import Composite, composite
 from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import norm
 from corollary.optim.penalties._base import Scalar
-from corollary.optim.smooth._line_search import Point, armijo, curvature_along, evaluate, follow, line
+from corollary.optim.smooth._line_search import Point, armijo, blur_along, curvature_along, evaluate, follow, line
 from corollary.optim.smooth._nonmonotone import remember
 
 LIMIT = 1e10  # a spectral step changes by this factor at most from one step to the next
@@ -39,6 +39,7 @@ class SpectralState(eqx.Module):
     recent: Float[Array, " m"]
     count: Int[Array, ""]
     curvature: Scalar
+    blur: Scalar  # ‖|∇²f||x|‖ from below: the rounding of the gradient over eps
 
     @property
     def x(self) -> PyTree:
@@ -65,7 +66,7 @@ class SpectralProjectedGradient(Solver):
     Notes
     -----
     Certificates: ``stationarity``, ‖P(x − α∇f(x)) − x‖/α, which vanishes exactly at a stationary point of the
-    constrained problem; the gap where the problem has a dual.
+    constrained problem.
 
     Examples
     --------
@@ -94,7 +95,9 @@ class SpectralProjectedGradient(Solver):
         curvature = problem.smooth.curvature(x0)
         point = evaluate(problem.smooth, problem.penalty.prox(x0, 1 / curvature))
         total = point.value + problem.penalty.value(point.x)
-        return SpectralState(point, 1 / curvature, jnp.full((self.memory,), total), jnp.int32(0), curvature)
+        return SpectralState(
+            point, 1 / curvature, jnp.full((self.memory,), total), jnp.int32(0), curvature, jnp.zeros_like(point.value)
+        )
 
     def step(self, problem: Composite, state: SpectralState) -> tuple[SpectralState, Info]:
         """A projected spectral step, shortened by the non-monotone search; then the next spectral step."""
@@ -110,7 +113,7 @@ class SpectralProjectedGradient(Solver):
         whole = search.trial.step == 1
         point = eqx.tree_at(lambda p: p.x, point, optax.tree.where(whole, target, point.x))
         total = point.value + penalty.value(point.x)
-        alpha, curvature = next_alpha(state, point, optax.tree.sub(point.x, old.x), self.kind)
+        alpha, curvature, blur = next_alpha(state, point, optax.tree.sub(point.x, old.x), self.kind)
         # As α shrinks the scaled step grows to the distance from stationarity: no α above 1/L flatters it.
         curvature = jnp.maximum(curvature, state.curvature)
         unit = jnp.minimum(alpha, 1 / curvature)
@@ -120,16 +123,16 @@ class SpectralProjectedGradient(Solver):
             objective=total,
             residual=residual,
             gradient_scale=jnp.maximum(norm(point.gradient), norm(old.gradient)),
-            floor=rounding(norm(point.x) / unit, 4.0),
+            floor=rounding(blur, 4.0),
             step=alpha,
             stuck=~search.ok,
         )
         recent = remember(state.recent, state.count, total)
-        return SpectralState(point, alpha, recent, state.count + 1, curvature), info
+        return SpectralState(point, alpha, recent, state.count + 1, curvature, blur), info
 
 
-def next_alpha(state: Any, point: Point, moved: PyTree, kind: Kind) -> tuple[Scalar, Scalar]:
-    """The spectral step of the last move, ‖s‖²/⟨s, y⟩ (BB1) or ⟨s, y⟩/‖y‖² (BB2), safeguarded; and the curvature."""
+def next_alpha(state: Any, point: Point, moved: PyTree, kind: Kind) -> tuple[Scalar, Scalar, Scalar]:
+    """The spectral step of the last move, ‖s‖²/⟨s, y⟩ (BB1) or ⟨s, y⟩/‖y‖² (BB2), safeguarded; curvature; blur."""
     change = optax.tree.sub(point.gradient, state.point.gradient)
     length, turn = norm(moved), norm(change)
     unit_s = optax.tree.scale(1 / jnp.where(length > 0, length, 1), moved)
@@ -145,4 +148,5 @@ def next_alpha(state: Any, point: Point, moved: PyTree, kind: Kind) -> tuple[Sca
     grown = jnp.where(length > 0, 10.0, 1.0) * state.alpha
     alpha = jnp.where((cosine > 0) & (turn > 0) & jnp.isfinite(alpha), alpha, grown)
     alpha = jnp.clip(alpha, state.alpha / LIMIT, state.alpha * LIMIT)
-    return alpha, curvature_along(state.curvature, point.x, moved, change)
+    blur = blur_along(state.blur, point.x, moved, change)
+    return alpha, curvature_along(state.curvature, point.x, moved, change), blur

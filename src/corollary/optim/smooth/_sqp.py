@@ -65,6 +65,10 @@ class EqualityConstrained(Problem):
         """f(x)."""
         return self.function(floats(x))
 
+    def claims(self) -> tuple[str, str]:
+        """The KKT residual; there is no gap."""
+        return "max(‖∇f + Jᵀν‖/‖∇f‖, ‖c(x)‖/(‖J‖‖x‖)) <= tol", super().claims()[1]
+
     def default_solver(self) -> tuple[Solver, str]:
         """`SQP`."""
         return SQP(), "equality constraints: Newton's method on the KKT system"
@@ -82,7 +86,8 @@ class SQPState(eqx.Module):
     multipliers: Float[Array, " m"]
     penalty: Scalar
     gradient_scale: Scalar
-    constraint_scale: Scalar
+    jacobian: Scalar  # ‖J‖
+    reach: Scalar  # the largest ‖x‖ so far: times ‖J‖ it tells the rounding of c
     lowest: tuple[Scalar, Scalar]  # λ_min of the reduced Hessian, and ‖∇²L‖, at the last step's start
 
 
@@ -92,7 +97,8 @@ class SQP(Solver):
 
     Notes
     -----
-    The residual is the larger of ‖∇f + Jᵀν‖ relative to ‖∇f‖ and ‖c‖ relative to ‖J‖‖x‖ and ‖c(x0)‖ (largest so far).
+    The residual is the larger of ‖∇f + Jᵀν‖ relative to ‖∇f‖ (largest so far) and ‖c‖, less its rounding, relative to
+    ‖J‖‖x‖, both at x. ``value`` is the point with the least residual.
     ``stats``: ``multipliers`` ν, with which the minimum changes by −ν_i per unit of c_i = ε_i; ``violation`` ‖c‖,
     ``dual_residual`` ‖∇f + Jᵀν‖. Certificates: ``stationarity``, and ``second_order`` (monitor), the reduced Hessian
     ⪰ 0 at the last step's start. Source: Nocedal & Wright (2006), algorithm 18.3.
@@ -145,7 +151,7 @@ class SQP(Solver):
         fall = slope - penalty * size
         base = state.value + penalty * size
         noise = rounding(jnp.abs(state.value) + penalty * size, 8.0)
-        noise = noise + penalty * rounding(state.constraint_scale, 8.0)
+        noise = noise + penalty * constraint_rounding(state)
 
         def merit(v: Vector) -> tuple[Scalar, Array]:
             c = _constraint(problem, unravel(v))
@@ -170,7 +176,7 @@ class SQP(Solver):
         ok = use | fine(last, t)
         moved = jnp.where(ok, jnp.where(use, corrected, t * d), 0)
         low = reduced.values[0], norm(H)
-        new = _point(problem, unravel(x + moved), penalty, state.gradient_scale, state.constraint_scale, low)
+        new = _point(problem, unravel(x + moved), penalty, state.gradient_scale, state.reach, low)
         residual = kkt_residual(new)
         info = Info(
             objective=new.value,
@@ -204,8 +210,17 @@ class SQP(Solver):
 def kkt_residual(state: SQPState) -> Scalar:
     """The larger of the relative residuals; ∇f + Jᵀν with least-squares ν is the part of ∇f in J's null space."""
     dual = norm(state.null.T @ state.gradient) / jnp.where(state.gradient_scale > 0, state.gradient_scale, 1)
-    primal = norm(state.constraint) / jnp.where(state.constraint_scale > 0, state.constraint_scale, 1)
+    excess = jnp.maximum(norm(state.constraint) - constraint_rounding(state), 0)
+    scale = state.jacobian * norm(state.x)
+    usable = scale > 0
+    primal = excess / jnp.where(usable, scale, 1)
+    primal = jnp.where(usable, primal, jnp.where(excess > 0, 1 / jnp.finfo(primal.dtype).eps, 0))
     return jnp.maximum(dual, primal)
+
+
+def constraint_rounding(state: SQPState) -> Scalar:
+    """The rounding of c(x): of its terms, some ‖J‖‖x‖ in size, for the largest x so far."""
+    return rounding(state.jacobian * state.reach, 8.0)
 
 
 def _constraint(problem: EqualityConstrained, x: PyTree) -> Float[Array, " m"]:
@@ -213,7 +228,7 @@ def _constraint(problem: EqualityConstrained, x: PyTree) -> Float[Array, " m"]:
 
 
 def _point(
-    problem: EqualityConstrained, x: PyTree, penalty: Scalar, g_scale: Scalar, c_scale: Scalar, lowest: tuple
+    problem: EqualityConstrained, x: PyTree, penalty: Scalar, g_scale: Scalar, reach: Scalar, lowest: tuple
 ) -> SQPState:
     """All that a step needs at x."""
     flat, unravel = ravel_pytree(x)
@@ -232,7 +247,7 @@ def _point(
     inverse = jnp.where(keep, 1 / jnp.where(keep, s, 1), 0) / top
     pseudoinverse = (Vt[:m].T * inverse) @ U.T
     g_scale = jnp.maximum(g_scale, norm(gradient))
-    c_scale = jnp.maximum(c_scale, jnp.maximum(norm(c), norm(J) * norm(flat)))
+    reach = jnp.maximum(reach, norm(flat))
     multipliers = -pseudoinverse.T @ gradient
     null = Vt.T * jnp.concatenate([~keep, jnp.ones(flat.size - m, bool)]).astype(flat.dtype)
-    return SQPState(x, value, gradient, c, pseudoinverse, null, multipliers, penalty, g_scale, c_scale, lowest)
+    return SQPState(x, value, gradient, c, pseudoinverse, null, multipliers, penalty, g_scale, norm(J), reach, lowest)

@@ -43,7 +43,7 @@ def steihaug_cg(hessian: Any, gradient: Any, radius: Any, *, tol: Any = 1e-8, ma
     gradient
         g (n,).
     radius
-        Δ > 0, infinity allowed.
+        Δ > 0, infinity allowed (``status`` is then `Status.UNBOUNDED` on negative curvature, δ a step along it).
     tol
         CG stops at ‖Hδ + g‖ ≤ tol·‖g‖.
     max_steps
@@ -77,11 +77,13 @@ def steihaug_cg(hessian: Any, gradient: Any, radius: Any, *, tol: Any = 1e-8, ma
     at_least_zero("tol", tol)
     if not isinstance(radius, jax.Array):
         validation.number(0.0, open_low=True)("radius", radius)
+    if not isinstance(max_steps, jax.Array):
+        validation.integer(1, none=True)("max_steps", max_steps)
     limit = jnp.asarray(2 * g.size if max_steps is None else max_steps).astype(jnp.int32)
     dtype = g.dtype
-    end = truncated_cg(H.mv, g, jnp.asarray(radius).astype(dtype), jnp.asarray(tol).astype(dtype), limit)
+    radius = jnp.asarray(radius).astype(dtype)
+    end, cauchy = _solve(H, g, radius, jnp.asarray(tol).astype(dtype), limit)
     size, decrease = norm(end.delta), end.decrease
-    cauchy = _cauchy_decrease(H.mv, g, jnp.asarray(radius).astype(dtype))
     slack = rounding(norm(g) * size + jnp.abs(decrease), 16.0)
     certificates = {
         "cauchy": Certificate(
@@ -91,11 +93,19 @@ def steihaug_cg(hessian: Any, gradient: Any, radius: Any, *, tol: Any = 1e-8, ma
             "theorem",
             "Steihaug (1983), theorem 2.1",
         ),
-        "feasible": Certificate("‖δ‖ <= Δ", size, jnp.asarray(radius).astype(dtype) * (1 + 16 * jnp.finfo(dtype).eps)),
+        "feasible": Certificate("‖δ‖ <= Δ", size, radius * (1 + 16 * jnp.finfo(dtype).eps)),
     }
-    status = jnp.where(end.ending == LIMIT, Status.MAX_STEPS, Status.CONVERGED).astype(jnp.int32)
+    status = jnp.where(end.ending == LIMIT, Status.MAX_STEPS, Status.CONVERGED)
+    unbounded = (end.ending == NEGATIVE) & jnp.isinf(radius)
+    status = jnp.where(unbounded, Status.UNBOUNDED, status).astype(jnp.int32)
     stats = {"model": -decrease, "cauchy": cauchy, "ending": end.ending}
     return Solution(end.delta, certificates, status, end.products, stats)
+
+
+@eqx.filter_jit
+def _solve(H: Any, g: Vector, radius: Scalar, tol: Scalar, limit: Array) -> tuple[Truncated, Scalar]:
+    """Where CG ended, and the decrease at Cauchy's point."""
+    return truncated_cg(H.mv, g, radius, tol, limit), _cauchy_decrease(H.mv, g, radius)
 
 
 class Truncated(eqx.Module):
@@ -139,8 +149,9 @@ def truncated_cg(
             slope = jnp.where(jnp.abs(bend) > 0, 1 / jnp.where(bend == 0, 1, jnp.abs(bend)), 1)
             out = jnp.where(count == 0, slope * rr / jnp.where(length > 0, length, 1), 0)
             out = jnp.where(crosses & ~negative, to_boundary(delta, unit, radius), out)
-        else:
-            out = to_boundary(delta, unit, radius)
+        else:  # in an infinite ball: as long as the size of the curvature suggests
+            far = jnp.maximum(norm(delta), rr / jnp.where(length > 0, length, 1) / jnp.where(bend < 0, -bend, 1))
+            out = jnp.where(jnp.isinf(radius), far, to_boundary(delta, unit, radius))
         alpha = jnp.where(stop, out, alpha)
         delta, image, r = delta + alpha * unit, image + alpha * Hu, r + alpha * Hu
         new = jnp.dot(r, r)

@@ -11,9 +11,9 @@ the lower bound); Polyak (1987), section 5.3, for the step that knows f*.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -74,7 +74,8 @@ def subgradient_method(
     Solution
         ``value`` is the better of the best point and the average; ``stats`` hold ``objective``, ``best``, ``average``
         (points), ``lower_bound`` of f on the ball, ``slope``; ``history`` holds ``objective``, ``best`` and
-        ``rate_bound`` (above ``lower_bound``). The status is converged where the gap is within `tol`.
+        ``rate_bound``: of ``best``, above f* (where it is not given, above the least value found). The status is
+        converged where the gap is within `tol`.
 
     Raises
     ------
@@ -83,8 +84,9 @@ def subgradient_method(
 
     Notes
     -----
-    Certificates: ``gap`` (exact), f(x) less the lower bound, within tol·RG; ``rate`` (theorem), the same gap against
-    RG/√T (``"constant"``) or RG(2 + log T)/(2√T) (``"decreasing"``). Source: Nesterov (2018), theorem 3.2.2.
+    Certificates: ``gap`` (theorem, for a convex f), f(x) less the lower bound, within tol·RG; ``rate`` (theorem),
+    the same gap against RG/√T (``"constant"``) or RG(2 + log T)/(2√T) (``"decreasing"``).
+    Source: Nesterov (2018), theorem 3.2.2.
 
     Examples
     --------
@@ -103,7 +105,6 @@ def subgradient_method(
         raise InputError("f: expected a function (and a function as its oracle)")
     R = like(radius, x0)
     target = like(0.0 if minimum is None else minimum, x0)
-    oracle = jax.value_and_grad(f) if oracle is None else oracle
     best, average, lower, largest, history = _run(f, oracle, x0, R, target, step, steps)
 
     values = jnp.stack([jnp.asarray(f(best)), jnp.asarray(f(average))])
@@ -119,26 +120,33 @@ def subgradient_method(
     claim = "f(x) − min over the ball <= RG/√T" if step != "decreasing" else "f(x) − min <= RG(2 + log T)/(2√T)"
     # The theorem's minimum is not known: the lower bound that its own proof uses takes its place.
     certificates = {
-        "gap": Certificate("f(x) − min over the ball <= gap <= tol·RG", gap, threshold, "exact", SOURCE),
+        "gap": Certificate(
+            "f(x) − min over the ball <= gap <= tol·RG", gap, threshold, "theorem", SOURCE, assumptions=known[:2]
+        ),
     }
     if step != "polyak":
         certificates["rate"] = Certificate(claim, gap, R * G * factor + noise, "theorem", SOURCE, assumptions=known)
     k = jnp.arange(1, steps + 1).astype(found.dtype)
-    history |= {"rate_bound": lower + R * G / jnp.sqrt(k)}
+    if step == "constant":
+        factors = (T + k) / (2 * k * jnp.sqrt(T))
+    else:
+        factors = (2 + jnp.log(k)) / (2 * jnp.sqrt(k)) if step == "decreasing" else 1 / jnp.sqrt(k)
+    history |= {"rate_bound": (target if step == "polyak" else found) + R * G * factors}
     stats = {"objective": found, "best": best, "average": average, "lower_bound": lower, "gap": gap, "slope": largest}
     return Solution(value, certificates, Status.of(gap <= threshold), steps, stats, history)
 
 
-@partial(jax.jit, static_argnames=("f", "oracle", "step", "steps"))
+@eqx.filter_jit
 def _run(
-    f: Any, oracle: Oracle, x0: PyTree, R: Scalar, target: Scalar, step: str, steps: int
+    f: Any, oracle: Oracle | None, x0: PyTree, R: Scalar, target: Scalar, step: str, steps: int
 ) -> tuple[PyTree, PyTree, Scalar, Scalar, dict[str, Array]]:
-    value, g = oracle(x0)
+    at = jax.value_and_grad(f) if oracle is None else oracle  # made here: outside, it would be compiled at every call
+    value, g = at(x0)
     zero = optax.tree.zeros_like(x0)
 
     def body(carry: tuple, k: Float[Array, ""]) -> tuple[tuple, tuple[Array, Array]]:
         x, best, lowest, mean, slopes, levels, weight, largest = carry
-        value, g = oracle(x)
+        value, g = at(x)
         size = norm(g)
         safe = jnp.where(size > 0, size, 1)
         if step == "polyak":

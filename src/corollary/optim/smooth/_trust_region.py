@@ -201,8 +201,10 @@ def renewed(problem: Composite, state: TrustState, curvature: Callable[[Composit
 
 def first_length(problem: Composite, x: PyTree, gradient: PyTree) -> Scalar:
     """The length of Cauchy's step."""
-    product = problem.smooth.hessian_product(x, gradient)
-    length = norm(cauchy_step(ravel_pytree(gradient)[0], ravel_pytree(product)[0]))
+    size = norm(gradient)
+    unit = optax.tree.scale(1 / jnp.where(size > 0, size, 1), gradient)  # small gradients would underflow
+    bend = jnp.abs(jnp.asarray(optax.tree.vdot(unit, problem.smooth.hessian_product(x, unit))))
+    length = jnp.where(bend > 0, size / jnp.where(bend > 0, bend, 1), size)
     return jnp.where((length > 0) & jnp.isfinite(length), length, 1)
 
 

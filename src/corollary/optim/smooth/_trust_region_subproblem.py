@@ -66,7 +66,7 @@ def trust_region_subproblem(gradient: Any, hessian: Any, radius: Any) -> Solutio
     g, H = symmetric_system(gradient, hessian)
     at_least_zero("radius", radius, positive=True)
     radius = jnp.asarray(radius).astype(g.dtype)
-    step = exact_step(Spectrum.of(H), g, radius)
+    step = _solve(H, g, radius)
     size, n = norm(step.delta), g.size
     scale = norm(jnp.abs(H) @ jnp.abs(step.delta)) + step.multiplier * size + norm(g)
     top = norm(H) + step.multiplier
@@ -88,6 +88,11 @@ def trust_region_subproblem(gradient: Any, hessian: Any, radius: Any) -> Solutio
     status = jnp.where(fine & certificates["semidefinite"].holds, Status.CONVERGED, Status.PRECISION).astype(jnp.int32)
     stats = {"multiplier": step.multiplier, "model": -step.decrease, "boundary": step.boundary, "hard": step.hard}
     return Solution(step.delta, certificates, status, step.iterations, stats)
+
+
+@eqx.filter_jit
+def _solve(H: Matrix, g: Vector, radius: Scalar) -> ModelStep:
+    return exact_step(Spectrum.of(H), g, radius)
 
 
 class ModelStep(eqx.Module):

@@ -2,8 +2,8 @@
 
 Their steps, our stopping rule: Optimistix stops on the length of steps and falls of f, with absolute tolerances, and
 can call a stalled run a success; here the gradient is computed at the point reached, and only its size, relative to
-that at the start, counts. A run whose iterate rests for 64 steps is reported as out of precision. Cost: the wrapped
-solver's step, plus one value and gradient.
+that at the start, counts. A run whose iterate rests for 64 steps is reported as out of precision. The solver sees x
+and f in units of Cauchy's step. Cost: the wrapped solver's step, plus one value and gradient.
 Source: Rader, Lyons & Kidger, "Optimistix: modular optimisation in JAX and Equinox" (2024); Nocedal & Wright (2006),
 algorithm 6.1 (BFGS), sections 10.3 (Gauss-Newton, Levenberg-Marquardt) and 4.1 (dogleg).
 """
@@ -26,9 +26,12 @@ from corollary.optim._composite import Composite, smooth_only
 from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import norm
 from corollary.optim.penalties._base import Scalar
+from corollary.optim.smooth._lbfgs import power_of_two
 from corollary.optim.smooth._nonlinear_least_squares import NonlinearLeastSquares
+from corollary.optim.smooth._trust_region import first_length
 
 REST = 64
+ROOT = 8.0  # ROOT² times a Cauchy step is the first that BFGS tries: halved at leisure, while too short a scale lasts
 
 
 class WrappedState(eqx.Module):
@@ -38,6 +41,8 @@ class WrappedState(eqx.Module):
     size: Scalar
     inner: PyTree
     rested: Int[Array, ""]
+    length: Scalar  # the units that the wrapped solver sees: x/length, f/root²
+    root: Scalar
 
 
 class Held:
@@ -91,16 +96,22 @@ class Wrapped(Solver):
 
     def init(self, problem: Composite, x0: PyTree) -> WrappedState:
         """The state at x0."""
-        inner = eqx.filter(self._init(problem, x0), eqx.is_array)
-        return WrappedState(x0, norm(problem.smooth.gradient(x0)), inner, jnp.int32(0))
+        gradient = problem.smooth.gradient(x0)
+        size = norm(gradient)
+        length = power_of_two(first_length(problem, x0, gradient))
+        root = power_of_two(jnp.sqrt(size) * jnp.sqrt(length)) / ROOT
+        inner = eqx.filter(self._init(problem, x0, length, root), eqx.is_array)
+        return WrappedState(x0, size, inner, jnp.int32(0), length, root)
 
     def step(self, problem: Composite, state: WrappedState) -> tuple[WrappedState, Info]:
         """The wrapped solver's step; the gradient where it ended."""
         # What is not an array (functions that the state holds) is the same at every step: taken from a dry start.
-        dry = eqx.filter_eval_shape(lambda: self._init(problem, state.x))
+        length, root = state.length, state.root
+        dry = eqx.filter_eval_shape(lambda: self._init(problem, state.x, length, root))
         rest = eqx.filter(dry, lambda leaf: not isinstance(leaf, jax.ShapeDtypeStruct))
-        function = self._function(problem)
-        x, inner, _ = self.solver.step(function, state.x, None, {}, eqx.combine(state.inner, rest), frozenset())
+        function, u = self._function(problem, length, root), optax.tree.scale(1 / length, state.x)
+        u, inner, _ = self.solver.step(function, u, None, {}, eqx.combine(state.inner, rest), frozenset())
+        x = optax.tree.scale(length, u)
         value, gradient = problem.smooth.value_and_gradient(x)
         size = norm(gradient)
         resting = norm(optax.tree.sub(x, state.x)) == 0
@@ -113,18 +124,19 @@ class Wrapped(Solver):
             step=norm(optax.tree.sub(x, state.x)),
             stuck=rested >= REST,
         )
-        return WrappedState(x, size, eqx.filter(inner, eqx.is_array), rested), info
+        return WrappedState(x, size, eqx.filter(inner, eqx.is_array), rested, length, root), info
 
-    def _function(self, problem: Composite) -> Any:
+    def _function(self, problem: Composite, length: Scalar, root: Scalar) -> Any:
+        """u to r(ℓu)/ρ or f(ℓu)/ρ²: Optimistix starts from the identity, which is right in one system of units only."""
         if isinstance(self.solver, optx.AbstractLeastSquaresSolver):
             residual = getattr(problem.smooth, "residual")  # noqa: B009  (`check` has seen to it)
-            return lambda x, _: (residual(x), None)
-        return lambda x, _: (problem.smooth.value(x), None)
+            return lambda u, _: (optax.tree.scale(1 / root, residual(optax.tree.scale(length, u))), None)
+        return lambda u, _: (problem.smooth.value(optax.tree.scale(length, u)) / root / root, None)
 
-    def _init(self, problem: Composite, x: PyTree) -> Any:
-        function = self._function(problem)
-        shapes, _ = jax.eval_shape(lambda: function(x, None))
-        return self.solver.init(function, x, None, {}, shapes, None, frozenset())
+    def _init(self, problem: Composite, x: PyTree, length: Scalar, root: Scalar) -> Any:
+        function, u = self._function(problem, length, root), optax.tree.scale(1 / length, x)
+        shapes, _ = jax.eval_shape(lambda: function(u, None))
+        return self.solver.init(function, u, None, {}, shapes, None, frozenset())
 
 
 @functools.cache

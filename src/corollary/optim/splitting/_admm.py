@@ -29,8 +29,8 @@ from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import at_least_zero, like, norm
 from corollary.optim.penalties._base import Scalar
 from corollary.optim.splitting import _linear_map as lm
-from corollary.optim.splitting._chambolle_pock import MARGIN
-from corollary.optim.splitting._splitting import SETTLING, Splitting, curvature_guess
+from corollary.optim.splitting._chambolle_pock import MARGIN, stretched
+from corollary.optim.splitting._splitting import SETTLING, Splitting, covered, curvature_guess
 from corollary.optim.splitting._two_block import TwoBlock
 
 FIRST_BALANCE = 5
@@ -128,7 +128,7 @@ class ADMM(Solver):
         c = problem.gap(optax.tree.zeros_like(old), optax.tree.zeros_like(state.z)) if two else None
         rest = state.Bz if c is None else optax.tree.add(state.Bz, c)  # B z − c
         target = jax.tree.map(lambda bz, u: -(bz + u / rho), rest, state.u)
-        x, Ax, xi = _x_step(problem, state, old, target)
+        x, Ax, xi, L = _x_step(problem, state, old, target)
 
         mixed = jax.tree.map(lambda ax, bz: alpha * ax - (1 - alpha) * bz, Ax, rest)
         shift = optax.tree.zeros_like(mixed) if c is None else c
@@ -169,26 +169,32 @@ class ADMM(Solver):
             factor = jnp.where(told & ((factor > 1.5) | (factor < 1 / 1.5)), jnp.clip(factor, 0.1, 10.0), 1.0)
             rho = rho * factor
             balance_at = jnp.where(count >= balance_at, count + jnp.maximum(FIRST_BALANCE, count // 4), balance_at)
-        return ADMMState(answer, z, u, Ax, Bz, rho, state.knorm, state.lipschitz, count, balance_at, first), info
+        knorm = state.knorm if two or problem.K is None else stretched(state.knorm, old, x, state.Ax, Ax)
+        return ADMMState(answer, z, u, Ax, Bz, rho, knorm, L, count, balance_at, first), info
 
     def stats(self, problem: Any, state: ADMMState) -> dict[str, Any]:
         """The multiplier, z, and ρ."""
         return {"multiplier": state.u, "z": state.z, "rho": state.rho}
 
 
-def _x_step(problem: Any, state: ADMMState, old: PyTree, target: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-    """x⁺, A x⁺ and a member of ∂f(x⁺) (of the smooth term's gradient freed)."""
-    rho = state.rho
+def _x_step(problem: Any, state: ADMMState, old: PyTree, target: PyTree) -> tuple[PyTree, PyTree, PyTree, Scalar]:
+    """x⁺, A x⁺, a member of ∂f(x⁺) (of the smooth term's gradient freed), and the L that covered the step."""
+    rho, L = state.rho, state.lipschitz
     if isinstance(problem, TwoBlock):
         x = problem.argmin_x(target, rho)
         Ax = lm.forward(problem.A, x)
         away = lm.adjoint(problem.A, optax.tree.sub(target, Ax), x)
-        return x, Ax, optax.tree.scale(rho, away)
+        return x, Ax, optax.tree.scale(rho, away), L
     if problem.K is None and problem.smooth is None:
         x = problem.f.prox(target, 1 / rho)
-        return x, x, optax.tree.scale(rho, optax.tree.sub(target, x))
-    tau = 1 / (rho * state.knorm + state.lipschitz)
+        return x, x, optax.tree.scale(rho, optax.tree.sub(target, x)), L
     away = problem.adjoint(optax.tree.sub(state.Ax, target), old)
     pull = optax.tree.add_scale(problem.slope(old)[1], rho, away)
-    x = problem.f.prox(optax.tree.add_scale(old, -tau, pull), tau)
-    return x, problem.forward(x), jax.tree.map(lambda a, b, w: (a - b) / tau - w, old, x, pull)
+
+    def move(L):
+        tau = 1 / (rho * state.knorm + L)
+        return problem.f.prox(optax.tree.add_scale(old, -tau, pull), tau)
+
+    L = covered(problem, L, old, move)
+    x, tau = move(L), 1 / (rho * state.knorm + L)
+    return x, problem.forward(x), jax.tree.map(lambda a, b, w: (a - b) / tau - w, old, x, pull), L

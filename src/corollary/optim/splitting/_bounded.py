@@ -21,7 +21,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from corollary.core import validation
-from corollary.core.certificate import Certificate, rounding
+from corollary.core.certificate import Assumption, Certificate, rounding
 from corollary.core.errors import InputError
 from corollary.core.precision import follows_input
 from corollary.core.solution import Solution, Status
@@ -33,6 +33,7 @@ SOURCE = "Fermat's rule on a box: Bertsekas (1982), section 2"
 WEAK = "weak duality: Rockafellar, Convex Analysis (1970), theorem 31.2"
 CLAIM = "‖gradient where no bound holds it‖ <= tol·(‖q‖ + ‖P x‖)"
 TEXTS = (CLAIM, SOURCE, WEAK)
+DEFINITE = "P positive semidefinite, up to rounding"
 
 
 @follows_input
@@ -67,12 +68,15 @@ def box_qp(
     Raises
     ------
     InputError
-        For data that are not finite or do not fit, and a lower bound above its upper.
+        For data that are not finite or do not fit, a P that is not symmetric (not looked at where it is traced), and a
+        lower bound above its upper.
 
     Notes
     -----
     Certificates: ``stationarity`` (monitor); ``duality_gap`` (exact), F(x) − F* ≤ gap; it is infinite, and does not
-    hold, where P is singular and a variable that it depends on is unbounded. Source: Bertsekas (1982).
+    hold, where P is singular and a variable that it depends on is unbounded. It rests on P being positive
+    semidefinite, which one more factorisation checks; where it is not, x is a stationary point, and the certificate
+    does not hold. Source: Bertsekas (1982).
 
     Examples
     --------
@@ -83,6 +87,10 @@ def box_qp(
     if P.shape != (q.shape[0], q.shape[0]):
         raise InputError(f"P: found shape {P.shape}, expected ({q.shape[0]}, {q.shape[0]})")
     P = P.astype(q.dtype)
+    if not isinstance(P, Tracer):
+        skew, size = np.max(np.abs(P - P.T), initial=0.0), np.max(np.abs(P), initial=0.0)
+        if skew > 1e3 * np.finfo(P.dtype).eps * size:
+            raise InputError(f"P: found an entry that differs by {skew:.3g} from its mirror image, expected symmetry")
     lower, upper, start = _setting(q, q.shape[0], bounds, x0, tol, max_steps)
     if isinstance(start, np.ndarray) and isinstance(P, np.ndarray):
         scale = float(np.linalg.norm(q.astype(np.float64)))
@@ -95,7 +103,7 @@ def box_qp(
             value = float((g + q) @ x / 2)
             return value, abs(value) + float(np.abs(q) @ np.abs(x))
 
-        return host.solve(P, gradient, objective, lower, upper, start, tol, max_steps, True, TEXTS)
+        return host.solve(P, gradient, objective, lower, upper, start, tol, max_steps, True, TEXTS, DEFINITE)
     return _quadratic(P, q, lower, upper, start, jnp.asarray(tol).astype(q.dtype), max_steps)
 
 
@@ -149,7 +157,7 @@ def lsq_linear(
     lower, upper, start = _setting(A, A.shape[1], bounds, x0, tol, max_steps)
     finite = not isinstance(lower, Tracer) and bool(np.all(np.isfinite(lower) & np.isfinite(upper)))
     gap = A.shape[0] >= A.shape[1] or finite
-    if isinstance(lower, np.ndarray) and isinstance(b, np.ndarray):
+    if isinstance(lower, np.ndarray) and isinstance(A, np.ndarray) and isinstance(b, np.ndarray):
         G, pull = A.T @ A, b @ A
         scale = float(np.linalg.norm(pull.astype(np.float64)))
 
@@ -197,8 +205,9 @@ def _setting(data: Any, n: int, bounds: Any, x0: Any, tol: Any, max_steps: Any) 
     if start.shape != (n,):
         raise InputError(f"x0: found shape {start.shape}, expected ({n},)")
     on_host = isinstance(data, np.ndarray) and isinstance(start, np.ndarray) and not isinstance(tol, jax.Array)
-    array = np if on_host else jnp
-    lower, upper = (array.asarray(v).astype(data.dtype) for v in limits_of(bounds, n))
+    limits = limits_of(bounds, n)
+    array = np if on_host and not any(isinstance(v, Tracer) for v in limits) else jnp
+    lower, upper = (array.asarray(v).astype(data.dtype) for v in limits)
     return lower, upper, array.clip(array.asarray(start).astype(data.dtype), lower, upper)
 
 
@@ -214,7 +223,13 @@ def _quadratic(P, q, lower, upper, x0, tol, max_steps) -> Solution:
     objective = (g + q) @ x / 2
     gap = duality_gap(P, x, g, lower, upper)
     natural = jnp.abs(objective) + jnp.abs(q) @ jnp.abs(x)
-    return _solution(x, g, size, steps, status, objective, gap, natural, tol, lower, upper)
+    top = jnp.max(jnp.diagonal(P), initial=0.0)
+    shifted = P + (16 * P.shape[0] * jnp.finfo(P.dtype).eps * top + jnp.finfo(P.dtype).tiny) * jnp.eye(
+        *P.shape, dtype=P.dtype
+    )
+    definite = jnp.all(jnp.isfinite(jax.scipy.linalg.cho_factor(shifted, lower=True)[0]))
+    assumptions = (Assumption(DEFINITE, checked=True, holds=definite),)
+    return _solution(x, g, size, steps, status, objective, gap, natural, tol, lower, upper, assumptions)
 
 
 def _least_squares_run(A, b, lower, upper, x0, tol, max_steps, with_gap) -> Solution:
@@ -232,13 +247,14 @@ def _least_squares_run(A, b, lower, upper, x0, tol, max_steps, with_gap) -> Solu
 _least_squares = jax.jit(_least_squares_run, static_argnums=7)
 
 
-def _solution(x, g, size, steps, status, objective, gap, natural, tol, lower, upper) -> Solution:
+def _solution(x, g, size, steps, status, objective, gap, natural, tol, lower, upper, assumptions=()) -> Solution:
     free = (x > lower) & (x < upper)
     measured = norm(_projected(x, g, lower, upper))
     certificates = {"stationarity": Certificate(CLAIM, measured, tol * size + rounding(size, 16.0), "monitor", SOURCE)}
     if gap is not None:
         bound = jnp.maximum(tol, jnp.sqrt(jnp.finfo(x.dtype).eps)) * natural
-        certificates["duality_gap"] = Certificate("F(x) − F* <= duality gap", gap, bound, "exact", WEAK)
+        claim = "F(x) − F* <= duality gap"
+        certificates["duality_gap"] = Certificate(claim, gap, bound, "exact", WEAK, assumptions=assumptions)
     stats = {"objective": objective, "gradient": g, "free": jnp.sum(free)}
     return Solution(x, certificates, status, steps, stats)
 
@@ -262,7 +278,12 @@ def _newton(
     n = x0.shape[0]
     diagonal = jnp.diagonal(P)
     top = jnp.max(diagonal, initial=0.0)
-    ridge = n * jnp.finfo(P.dtype).eps * jnp.where(top > 0, top, 1)
+    # Without curvature: a step as long as the widest side of the box.
+    wide = jnp.max(jnp.where(jnp.isfinite(upper - lower), upper - lower, 0), initial=0.0)
+    slope = norm(gradient(x0)[0])
+    flat = jnp.where((wide > 0) & (slope > 0), slope / jnp.where(wide > 0, wide, 1), 1.0)
+    top = jnp.where(top > 0, top, jnp.where(flat > 0, flat, 1.0))
+    ridge = n * jnp.finfo(P.dtype).eps * top
 
     def direction(x, g):
         push = _projected(x, g, lower, upper)
@@ -271,7 +292,7 @@ def _newton(
         H = H + jnp.diag(jnp.where(free, ridge, 1.0))
         d = -jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(H, lower=True), push)
         usable = jnp.all(jnp.isfinite(d)) & (push @ d < 0)
-        return jnp.where(usable, d, -push / jnp.maximum(jnp.where(top > 0, top, 1) * n, ridge))
+        return jnp.where(usable, d, -push / jnp.maximum(top * n, ridge))
 
     def change(x, g, step):
         new = jnp.clip(x + step, lower, upper)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from corollary.core.certificate import Certificate
+from corollary.core.certificate import Assumption, Certificate
 from corollary.core.solution import Solution, Status
 
 HALVINGS = 30
@@ -32,11 +32,19 @@ def solve(
     max_steps: int,
     with_gap: bool,
     texts: tuple[str, str, str],
+    definite: str | None = None,
 ) -> Solution:
-    """The minimiser within the bounds; `objective` gives F and the natural size that the gap is held against."""
+    """The minimiser within the bounds; `objective` gives F and the natural size that the gap is held against.
+
+    `definite` is the text of the assumption on P, where it has to be checked.
+    """
     eps = np.finfo(x.dtype).eps
     g, size = gradient(x)
-    ridge = x.dtype.type(x.size * eps * (P.diagonal().max(initial=0.0) or 1.0))
+    top = P.diagonal().max(initial=0.0)
+    if not top > 0:  # without curvature: a step as long as the widest side of the box
+        sides = (upper - lower)[np.isfinite(upper - lower)]
+        top = _norm(g) / float(sides.max(initial=0.0) or 1.0) or 1.0
+    ridge = x.dtype.type(x.size * eps * top)
     steps, stuck = 0, False
     while not (done := _norm(_projected(x, g, lower, upper)) <= tol * size) and steps < max_steps and not stuck:
         x, moved = _newton_step(P, x, g, lower, upper, ridge)
@@ -53,7 +61,10 @@ def solve(
     if with_gap:
         bound = max(float(tol), float(eps**0.5)) * natural
         gap = _gap(P, x, g, lower, upper)
-        certificates["duality_gap"] = Certificate("F(x) − F* <= duality gap", gap, bound, "exact", weak)
+        told = () if definite is None else (Assumption(definite, checked=True, holds=_definite(P)),)
+        certificates["duality_gap"] = Certificate(
+            "F(x) − F* <= duality gap", gap, bound, "exact", weak, assumptions=told
+        )
     stats = {"objective": value, "gradient": g, "free": int(np.sum((x > lower) & (x < upper)))}
     return Solution(x, certificates, np.int32(status), np.int32(steps), stats)
 
@@ -105,6 +116,17 @@ def _gap(P: Array, x: Array, g: Array, lower: Array, upper: Array) -> float:
     down, up = after > 0, after < 0
     terms = after[down] @ (x - lower)[down] + after[up] @ (x - upper)[up]
     return float(abs(d @ Pd) / 2 + terms + 8 * eps * _norm(x) * _norm(np.abs(g) + np.abs(Pd)))
+
+
+def _definite(P: Array) -> bool:
+    """Whether the Cholesky factorisation exists, after a shift of the size of its rounding."""
+    shifted, real = P.copy(), np.finfo(P.dtype)
+    shifted.flat[:: P.shape[0] + 1] += 16 * P.shape[0] * real.eps * P.diagonal().max(initial=0.0) + real.tiny
+    try:
+        scipy.linalg.cho_factor(shifted, lower=True, overwrite_a=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def _projected(x: Array, g: Array, lower: Array, upper: Array) -> Array:

@@ -10,6 +10,7 @@ Chambolle & Pock (2016), theorem 1 for the bound.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, final
 
 import equinox as eqx
@@ -31,8 +32,9 @@ from corollary.optim.splitting._chambolle_pock import (
     ergodic_gap,
     primal_dual,
     rebalanced,
+    stretched,
 )
-from corollary.optim.splitting._splitting import Splitting, curvature_guess, settle, splitting
+from corollary.optim.splitting._splitting import Splitting, covered, curvature_guess, settle, splitting
 
 FIRST_BALANCE = 16  # then at every doubling of the step count, so that the steps settle
 
@@ -117,6 +119,15 @@ class CondatVu(Solver):
     def step(self, problem: Splitting, state: CondatVuState) -> tuple[CondatVuState, Info]:
         """x⁺, then u⁺."""
         z = state.point
+        L = state.lipschitz
+        if self.tau is None:
+
+            def move(L):
+                tau = 1 / (L + state.weight * state.knorm)
+                return problem.f.prox(optax.tree.add_scale(z.x, -tau, optax.tree.add(z.KTu, state.gradient)), tau)
+
+            L = covered(problem, L, z.x, move)
+        state = dataclasses.replace(state, lipschitz=L)
         tau, sigma = self._steps(state)
         new, point = primal_dual(problem, z, None, state.gradient, tau, sigma)
         first = settle(state.first, point, state.count)
@@ -139,8 +150,8 @@ class CondatVu(Solver):
             gradient=point.gradient,
             averages=Averages(state.averages.start, mean),
             anchor=anchor,
-            knorm=_stretched(state.knorm, z, new),
-            lipschitz=_steeper(problem, state.lipschitz, z.x, new.x),
+            knorm=stretched(state.knorm, z.x, new.x, z.Kx, new.Kx),
+            lipschitz=L if self.tau is None else _steeper(problem, L, z.x, new.x),
             weight=weight,
             count=count,
             first=first,
@@ -151,20 +162,14 @@ class CondatVu(Solver):
         if self.tau is None:
             return {}
         tau, sigma = self._steps(state)
-        certificate = ergodic_gap(problem, state.averages, state.point, tau, sigma, state.count, state.lipschitz)
+        L, seen = state.lipschitz, state.knorm
+        certificate = ergodic_gap(problem, state.averages, state.point, tau, sigma, state.count, L, seen, True)
         return {} if certificate is None else {"ergodic_gap": certificate}
 
     def stats(self, problem: Splitting, state: CondatVuState) -> dict[str, Any]:
         """The dual answer, the averages, the steps."""
         tau, sigma = self._steps(state)
         return {"dual": state.point.u, "average": state.averages.mean.x, "tau": tau, "sigma": sigma}
-
-
-def _stretched(knorm: Scalar, z: Pair, new: Pair) -> Scalar:
-    """‖K‖², raised where K has stretched the last step by more than was known."""
-    dx, dK = norm(optax.tree.sub(new.x, z.x)), norm(optax.tree.sub(new.Kx, z.Kx))
-    seen = (dK / jnp.where(dx > 0, dx, 1)) ** 2
-    return jnp.where((dx > 1e3 * jnp.finfo(dx.dtype).eps * norm(z.x)) & (seen > knorm), seen, knorm)
 
 
 def _steeper(problem: Splitting, L: Scalar, old: PyTree, new: PyTree) -> Scalar:

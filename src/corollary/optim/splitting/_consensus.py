@@ -31,6 +31,8 @@ from corollary.optim._tree import at_least_zero, finite, floats, like, norm
 from corollary.optim.penalties import Penalty, Zero
 from corollary.optim.penalties._base import Scalar
 
+HALVINGS = 60
+
 
 @final
 class Consensus(Problem):
@@ -242,7 +244,7 @@ class ConsensusADMM(Solver):
 
 
 def newton_prox(function: Callable[[Any], Any], v: PyTree, rho: Scalar, x: PyTree, steps: int) -> PyTree:
-    """Newton's steps on function(x) + ρ/2‖x − v‖² from x. Cost O(p³) each; one is exact for a quadratic."""
+    """Newton's steps on function(x) + ρ/2‖x − v‖² from x, halved till it falls. Cost O(p³) each."""
     target, unravel = ravel_pytree(v)
 
     def model(flat):
@@ -250,7 +252,17 @@ def newton_prox(function: Callable[[Any], Any], v: PyTree, rho: Scalar, x: PyTre
 
     def body(_, flat):
         H, g = jax.hessian(model)(flat), jax.grad(model)(flat)
-        return flat - jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(H), g)
+        d = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(H), g)
+        value, fall = model(flat), g @ d
+
+        def too_long(trial):
+            t, count = trial
+            # NaN counts as too long.
+            falls = model(flat - t * d) <= value - 1e-4 * t * fall + rounding(value)
+            return ~falls & (count < HALVINGS)
+
+        t, _ = jax.lax.while_loop(too_long, lambda s: (s[0] / 2, s[1] + 1), (jnp.ones_like(value), jnp.int32(0)))
+        return flat - t * d
 
     return unravel(jax.lax.fori_loop(0, steps, body, ravel_pytree(x)[0]))
 
@@ -260,7 +272,7 @@ def _at(loss: Any, data: Any, x: Any) -> Any:
 
 
 def _curvature(problem: Consensus, x0: PyTree) -> Scalar:
-    """The curvature of the mean loss at x0 along a few power iterations, taken at its geometric middle."""
+    """The mean curvature of the mean loss at x0: the trace of its Hessian over p."""
     flat, unravel = ravel_pytree(x0)
     gradient = jax.grad(lambda flat: problem.total(unravel(flat)) / problem.shards)
     H = jax.jacfwd(gradient)(flat)

@@ -72,7 +72,7 @@ def norm_squared(K: LinearMap, x: PyTree) -> Scalar:
     if K is None:
         return like(1.0, x)
     if not callable(K) and not isinstance(K, lx.AbstractLinearOperator):
-        return like(K, x) ** 2
+        return jnp.where(like(K, x) != 0, like(K, x) ** 2, 1.0)
     x = floats(x)
     leaves, structure = jax.tree.flatten(x)
     keys = jax.random.split(jax.random.key(0), len(leaves))

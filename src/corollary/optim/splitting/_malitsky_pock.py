@@ -27,13 +27,13 @@ TRIALS = 60
 
 
 class MalitskyPockState(eqx.Module):
-    """The answer x, the last pair, the step τ, its growth θ, and the balance β = σ/τ."""
+    """The answer x, the last pair, the step τ, its growth θ, and √β, with β = σ/τ."""
 
     x: PyTree
     point: Pair
     tau: Scalar
     growth: Scalar
-    beta: Scalar
+    root: Scalar
     count: Int[Array, ""]
     trials: Int[Array, ""]
     first: tuple[Scalar, Scalar]
@@ -82,27 +82,28 @@ class MalitskyPock(Solver):
         x0 = jax.tree.map(jnp.asarray, x0)
         knorm = lm.norm_squared(problem.K, x0)
         weight = curvature_guess(problem, x0, knorm) * jnp.sqrt(knorm)
-        beta = weight**2 if self.beta is None else like(self.beta, x0)
+        root = weight if self.beta is None else jnp.sqrt(like(self.beta, x0))  # √β: β itself may leave float32's range
         Kx = problem.forward(x0)
         pair = Pair(x0, optax.tree.zeros_like(Kx), Kx, optax.tree.zeros_like(x0))
         zero, none = like(0.0, x0), jnp.int32(0)
-        return MalitskyPockState(x0, pair, 1 / jnp.sqrt(beta * knorm), like(1.0, x0), beta, none, none, (zero, zero))
+        return MalitskyPockState(x0, pair, 1 / (root * jnp.sqrt(knorm)), like(1.0, x0), root, none, none, (zero, zero))
 
     def step(self, problem: Splitting, state: MalitskyPockState) -> tuple[MalitskyPockState, Info]:
         """x⁺ with the last step, then the longest admissible step for u⁺."""
-        z, beta = state.point, state.beta
+        z, root = state.point, state.root
         x = problem.f.prox(optax.tree.add_scale(z.x, -state.tau, z.KTu), state.tau)
         Kx = problem.forward(x)
 
         def attempt(tau):
             theta = tau / state.tau
             ahead = jax.tree.map(lambda new, old: new + theta * (new - old), Kx, z.Kx)
-            u, p = problem.dual_prox(optax.tree.add_scale(z.u, beta * tau, ahead), beta * tau)
+            sigma = root * (root * tau)
+            u, p = problem.dual_prox(optax.tree.add_scale(z.u, sigma, ahead), sigma)
             return u, p, problem.adjoint(u, x)
 
         def too_long(trial):
             tau, (u, _, KTu), count = trial
-            stretch = jnp.sqrt(beta) * tau * norm(optax.tree.sub(KTu, z.KTu))
+            stretch = root * tau * norm(optax.tree.sub(KTu, z.KTu))
             slack = 8 * jnp.finfo(tau.dtype).eps * norm(u)
             return ~(stretch <= like(self.delta, x) * norm(optax.tree.sub(u, z.u)) + slack) & (count < TRIALS)
 
@@ -115,14 +116,19 @@ class MalitskyPock(Solver):
 
         new = Pair(x, u, Kx, KTu)
         xi = jax.tree.map(lambda old, new, w: (old - new) / state.tau - w, z.x, x, z.KTu)
-        rounded = norm(x) / state.tau, norm(u) / (beta * tau)
+        rounded = norm(x) / state.tau, norm(u) / (root * (root * tau))
         point = Point(x, u, Kx, KTu, None, optax.tree.zeros_like(x), xi, p, rounded)
         first = settle(state.first, point, state.count)
         info = problem.measure(point, tau, first)
         return MalitskyPockState(
-            x, new, tau, tau / state.tau, beta, state.count + 1, state.trials + trials, first
+            x, new, tau, tau / state.tau, root, state.count + 1, state.trials + trials, first
         ), info
 
     def stats(self, problem: Splitting, state: MalitskyPockState) -> dict[str, Any]:
         """The dual answer, the last step, and how many steps were tried."""
-        return {"dual": state.point.u, "tau": state.tau, "sigma": state.beta * state.tau, "trials": state.trials}
+        return {
+            "dual": state.point.u,
+            "tau": state.tau,
+            "sigma": state.root * (state.root * state.tau),
+            "trials": state.trials,
+        }

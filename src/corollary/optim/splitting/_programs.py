@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.sparse
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from corollary.core import operator, precision, validation
@@ -65,7 +66,7 @@ class LinearProgram(Program):
     """Minimise cᵀx subject to A_ub x ≤ b_ub, A_eq x = b_eq, lower ≤ x ≤ upper.
 
     Use it where one solve to moderate accuracy (1e-4 to 1e-8 relative) is wanted and the matrix is large; only products
-    with it are taken.
+    with it are taken. The data have to be concrete: a programme cannot be built inside a jitted function.
 
     Parameters
     ----------
@@ -244,23 +245,32 @@ def _standard(name: str, c: Any, A_ub: Any, b_ub: Any, A_eq: Any, b_eq: Any, bou
     return c.astype(dtype), _operator(A.astype(dtype)), *(v.astype(dtype) for v in (low, high, lower, upper))
 
 
-def limits_of(bounds: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
+def limits_of(bounds: Any, n: int) -> tuple[Any, Any]:
     """Lower and upper limits (n,), infinite where there is none."""
     if isinstance(bounds, tuple):
         if len(bounds) != 2:
             raise InputError(f"bounds: found a tuple of {len(bounds)}, expected (lower, upper), or a list of pairs")
+        if n == 2 and all(isinstance(v, tuple) for v in bounds):
+            raise InputError("bounds: found a tuple of two tuples, expected arrays (lower, upper), or a list of pairs")
         lower, upper = bounds
     else:
         pairs = np.array([[np.nan if v is None else v for v in pair] for pair in bounds], dtype=float)
         if pairs.shape != (n, 2):
             raise InputError(f"bounds: found shape {pairs.shape}, expected ({n}, 2)")
         lower, upper = pairs[:, 0], pairs[:, 1]
-    ends = []
+    ends: list[Any] = []
     for value, none in ((lower, -np.inf), (upper, np.inf)):
+        if isinstance(value, Tracer):  # a batch of bounds: not looked at
+            if value.shape not in ((), (n,)):
+                raise InputError(f"bounds: found shape {value.shape}, expected a number or ({n},)")
+            ends.append(jnp.broadcast_to(jnp.where(jnp.isnan(value), none, value), (n,)))
+            continue
         value = np.asarray(none if value is None else value, dtype=float)
         if value.shape not in ((), (n,)):
             raise InputError(f"bounds: found shape {value.shape}, expected a number or ({n},)")
         ends.append(np.broadcast_to(np.where(np.isnan(value), none, value), (n,)).copy())
+    if any(isinstance(end, Tracer) for end in ends):
+        return ends[0], ends[1]
     if np.any(ends[0] > ends[1]) or np.any(ends[0] == np.inf) or np.any(ends[1] == -np.inf):
         raise InputError("bounds: found a lower bound above its upper bound, expected lower <= upper")
     return ends[0], ends[1]

@@ -118,6 +118,9 @@ class RestartedPDHG(Solver):
         anorm = jnp.clip(MARGIN * _largest(lambda v: AT(A(v)), x), 1e-8, 1.0)
         pnorm = jnp.zeros((), dtype) if P is None else MARGIN * _largest(P, x)
         b = row * _finite_limit(problem)
+        # Without right-hand sides the bounds tell the size of x.
+        sides = [jnp.where(jnp.isfinite(v), jnp.abs(v), 0) for v in map(jnp.asarray, (problem.lower, problem.upper))]
+        b = jnp.where(norm(b) > 0, norm(b), norm(jnp.maximum(*sides) / column))
         cost, side = norm(column * jnp.asarray(problem.c)), norm(b)
         usable = (cost > 0) & (side > 0)
         weight = jnp.where(usable, jnp.where(usable, cost, 1) / jnp.where(usable, side, 1), 1.0)
@@ -301,6 +304,14 @@ def _scaling(A: lx.AbstractLinearOperator) -> tuple[Float[Array, " m"], Float[Ar
     return rescale(False, r, c)
 
 
+def _moduli(A: lx.AbstractLinearOperator, x: Array) -> Float[Array, " m"]:
+    """|A| x."""
+    if isinstance(A, Sparse):
+        m = operator.shape(A)[0]
+        return jax.ops.segment_sum(jnp.abs(A.matrix.data) * x[A.matrix.indices], A.rows, m)
+    return jnp.abs(jnp.asarray(A.matrix)) @ x  # type: ignore[union-attr]
+
+
 def _primal_infeasible(problem: Program, state: RestartedPDHGState, du: Array) -> Array:
     """A dual ray y with no reduced cost left over and a positive objective: Farkas."""
     y = state.row * du
@@ -324,6 +335,12 @@ def _dual_infeasible(problem: Program, state: RestartedPDHGState, dx: Array) -> 
     fall = -(jnp.asarray(problem.c) @ d)
     falls = fall > 1e-3 * norm(jnp.asarray(problem.c)) * norm(d)
     straight = True if problem.P is None else norm(problem.P.mv(d)) <= RAY * fall / norm(d)
-    # What a row takes from the ray is held against the size of its own terms.
     size = jnp.sqrt(state.anorm) * norm(d / state.column)
-    return falls & (norm(state.row * stopped) <= RAY * size) & straight
+    candidate = falls & straight & (norm(state.row * stopped) <= RAY * size)
+
+    def unstopped() -> Array:
+        # Row by row: a row with a small coefficient stops the ray just as well, after a longer way. What it takes from
+        # the ray must be nothing but the rounding of its own terms.
+        return jnp.all(stopped <= 64 * jnp.finfo(d.dtype).eps * _moduli(problem.A, jnp.abs(d)))
+
+    return jax.lax.cond(candidate, unstopped, lambda: jnp.array(False))

@@ -8,6 +8,7 @@ Source: Rockafellar, "Convex Analysis" (1970), theorems 31.2 and 31.3; with the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, final
 
 import equinox as eqx
@@ -24,9 +25,10 @@ from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._smooth import Differentiable, SmoothTerm
 from corollary.optim._tree import floats, like, norm
 from corollary.optim.penalties import Penalty
-from corollary.optim.penalties._base import Scalar
+from corollary.optim.penalties._base import Scalar, is_indicator
 from corollary.optim.splitting import _linear_map as lm
 
+TRIALS, RAISE = 200, 2.0  # of the smooth term's L
 SETTLING = 10  # the first steps, which tell the natural sizes of the two residuals
 
 
@@ -175,8 +177,8 @@ class Splitting(Problem):
         lower = None if self.stop == "residual" else self.lower_bound(point.u, point.KTu, point.theta, point.gradient)
         if self.stop == "gap" and lower is None:
             raise InputError("stop: found 'gap', but a conjugate has no closed form; expected 'residual'")
-        if self.stop == "auto" and _is_indicator(self.g):
-            lower = None
+        if self.stop == "auto" and is_indicator(self.g):
+            lower = None  # K x need not lie in its set before the limit
         residual, floor = relative(point, first)
         if lower is None:
             objective = self.first(point.x) + self.g.value(point.p)
@@ -231,6 +233,27 @@ def settle(first: tuple[Scalar, Scalar], point: Point, count: Any) -> tuple[Scal
     return tuple(jnp.where(count < SETTLING, jnp.maximum(a, b), a) for a, b in zip(first, sizes, strict=True))  # type: ignore[return-value]
 
 
+def covered(problem: Splitting, L: Scalar, old: PyTree, move: Callable[[Scalar], PyTree]) -> Scalar:
+    """L, raised till s(x) ≤ s(old) + ⟨∇s(old), x − old⟩ + L/2‖x − old‖² holds at x = move(L), the step it would allow.
+
+    Where the smooth term knows its L nothing is tried. A trial costs a prox of f and a value of s.
+    """
+    smooth = problem.smooth
+    if smooth is None or smooth.lipschitz() is not None:
+        return L
+    z = smooth.forward(old)
+    slack = rounding(smooth.loss(z))
+
+    def short(trial):
+        L, count = trial
+        x = move(L)
+        dx = norm(optax.tree.sub(x, old))
+        # Not "error > model": a NaN has to shorten the step, too.
+        return ~(smooth.bregman(smooth.forward(x), z) <= L / 2 * dx * dx + slack) & (count < TRIALS)
+
+    return jax.lax.while_loop(short, lambda trial: (RAISE * trial[0], trial[1] + 1), (L, jnp.int32(0)))[0]
+
+
 def splitting(problem: Any) -> Splitting:
     """Refuse anything but a `Splitting`."""
     if not isinstance(problem, Splitting):
@@ -258,8 +281,3 @@ def curvature_guess(problem: Splitting, x0: PyTree, knorm: Scalar) -> Scalar:
         L = problem.smooth.curvature(x0) if L is None else L
         guess = L / knorm
     return guess
-
-
-def _is_indicator(penalty: Penalty) -> bool:
-    """Whether a penalty is 0 or +inf, as all of these modules' are: K x need not lie in its set before the limit."""
-    return type(penalty).__module__.rpartition(".")[2] in ("_indicators", "_sets", "_cones")

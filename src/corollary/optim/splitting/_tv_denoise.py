@@ -101,12 +101,14 @@ class TVDenoise(Problem):
 
 
 class DualTVState(eqx.Module):
-    """The answer x = y − Dᵀp, the dual p, the extrapolated q, and the momentum θ."""
+    """The answer x = y − Dᵀp, the dual p, the extrapolated q (both in units of `unit`), and the momentum θ."""
 
     x: Float[Array, "m n"]
     p: Float[Array, "2 m n"]
     q: Float[Array, "2 m n"]
     theta: Scalar
+    centre: Scalar  # the iteration runs on (y − centre)/unit: squares of the differences stay in range
+    unit: Scalar
 
 
 @final
@@ -146,12 +148,17 @@ class DualTV(Solver):
     def init(self, problem: TVDenoise, x0: Array) -> DualTVState:
         """p = 0: the dual does not start from an image, so x0 gives only the shape."""
         p = jnp.zeros((2, *x0.shape), x0.dtype)
-        return DualTVState(jnp.asarray(x0), p, p, like(1.0, x0))
+        y = jnp.asarray(problem.image).astype(x0.dtype)
+        centre = jnp.mean(y)
+        unit = jnp.max(jnp.abs(y - centre))
+        return DualTVState(jnp.asarray(x0), p, p, like(1.0, x0), centre, jnp.where(unit > 0, unit, 1.0))
 
     def step(self, problem: TVDenoise, state: DualTVState) -> tuple[DualTVState, Info]:
         """`inner` iterations, then the gap."""
         y = jnp.asarray(problem.image).astype(state.x.dtype)
-        alpha = problem.weight(y)
+        centre, unit = state.centre, state.unit
+        y = (y - centre) / unit
+        alpha = problem.weight(y) / unit
 
         def advance(carry):
             p, q, theta = carry
@@ -169,8 +176,12 @@ class DualTV(Solver):
         d = differences(x)
         variation = alpha * problem.variation(d)
         # ½‖x − y‖² + α·TV(x) less the dual ½‖y‖² − ½‖x‖², whose difference is α·TV(x) − ⟨p, D x⟩.
-        objective = jnp.sum(jnp.square(pull)) / 2 + variation
+        relative = jnp.sum(jnp.square(pull)) / 2 + variation
         gap = self._gap(problem, p, d, alpha)
+        objective = relative * unit * unit
+        # Where F itself leaves the range of the numbers, so would the gap: it then counts only once it is rounding.
+        eps, tiny = jnp.finfo(x.dtype).eps, jnp.finfo(x.dtype).tiny
+        told = (objective * eps > tiny) | (relative == 0) | (gap <= 64 * eps * relative)
         step = like(1 / 8, x)
         info = Info(
             objective=objective,
@@ -178,9 +189,10 @@ class DualTV(Solver):
             gradient_scale=norm(p),
             floor=rounding(norm(p)),
             step=step,
-            lower=objective - gap,
+            merit=relative,
+            lower=jnp.where(told, objective - gap * unit * unit, -jnp.inf),
         )
-        return DualTVState(x, p, q, theta), info
+        return DualTVState(centre + unit * x, p, q, theta, centre, unit), info
 
     def _gap(self, problem: TVDenoise, p: Array, d: Array, alpha: Scalar) -> Scalar:
         if problem.isotropic:
@@ -190,6 +202,7 @@ class DualTV(Solver):
         return jnp.sum(jnp.maximum(terms, 0))
 
     def stats(self, problem: TVDenoise, state: DualTVState) -> dict[str, Any]:
-        """The dual p, and the bound √(2·gap) on ‖x − x*‖."""
-        gap = self._gap(problem, state.p, differences(state.x), problem.weight(state.x))
-        return {"dual": state.p, "distance": jnp.sqrt(2 * gap)}
+        """The dual p, and the bound √(2·gap) on ‖x − x*‖, both of the last state."""
+        x, unit = (state.x - state.centre) / state.unit, state.unit
+        gap = self._gap(problem, state.p, differences(x), problem.weight(x) / unit)
+        return {"dual": unit * state.p, "distance": unit * jnp.sqrt(2 * gap)}

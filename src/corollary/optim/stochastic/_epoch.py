@@ -33,7 +33,11 @@ FAR = 100.0
 
 
 class Snapshot(eqx.Module):
-    """A point, F there, its gradients (`data`: of (1/n) Σ f_i; `gradient`: with l2·x), a linear model's table."""
+    """A point, F there, its gradients (`data`: of (1/n) Σ f_i; `gradient`: with l2·x), a linear model's table.
+
+    `curvature` is a Lipschitz constant of ∇f taken once from the data (or at the start): it sets the rounding, and the
+    length of the proximal step in the residual. The step that a solver takes has no part in either.
+    """
 
     x: PyTree
     objective: Scalar
@@ -42,15 +46,16 @@ class Snapshot(eqx.Module):
     table: PyTree | None
     lower: Scalar | None
     residual: Scalar
+    curvature: Scalar
 
 
-def snapshot(problem: FiniteSum, x: PyTree, b: int, step: Scalar) -> Snapshot:
+def snapshot(problem: FiniteSum, x: PyTree, b: int, curvature: Scalar | None = None) -> Snapshot:
     """One pass over the blocks. Linear models keep their table, a number per row."""
-    return snapshot_and_mean(problem, x, b, step, None)[0]
+    return snapshot_and_mean(problem, x, b, curvature, None)[0]
 
 
 def snapshot_and_mean(
-    problem: FiniteSum, x: PyTree, b: int, step: Scalar, other: PyTree | None
+    problem: FiniteSum, x: PyTree, b: int, curvature: Scalar | None, other: PyTree | None
 ) -> tuple[Snapshot, PyTree]:
     """A snapshot, and from the same pass the mean gradient of another table."""
     terms = problem.terms
@@ -71,13 +76,15 @@ def snapshot_and_mean(
     start = (like(0.0, x), zero, terms.table(x, b) if keep else None, None if other is None else zero)
     total, data, table, mean = jax.lax.fori_loop(0, N, body, start)
     gradient = problem.shrink(data, x)
+    curvature = _curvature_of_data(problem, x, b) if curvature is None else curvature
     residual = problem.penalty.subdifferential_distance(x, gradient)
     if residual is None:
-        near = problem.penalty.prox(optax.tree.add_scale(x, -step, gradient), step)
-        residual = norm(optax.tree.sub(x, near)) / step
+        t = 1 / _usable(curvature, gradient, x)
+        near = problem.penalty.prox(optax.tree.add_scale(x, -t, gradient), t)
+        residual = norm(optax.tree.sub(x, near)) / t
     objective = total / problem.n + problem.ridge(x) + problem.penalty.value(x)
     lower = problem.lower_bound(table, data) if keep else None
-    return Snapshot(x, objective, data, gradient, table, lower, residual), mean
+    return Snapshot(x, objective, data, gradient, table, lower, residual, curvature), mean
 
 
 def report(problem: FiniteSum, new: Snapshot, old: Snapshot, step: Scalar, **extra: Scalar) -> Info:
@@ -88,25 +95,39 @@ def report(problem: FiniteSum, new: Snapshot, old: Snapshot, step: Scalar, **ext
         lower=new.lower,
         residual=new.residual,
         gradient_scale=jnp.maximum(scale, _terms(problem, old)),
-        floor=_floor(new, step, scale),
+        floor=_floor(new, scale),
         step=step,
         extra=extra,
     )
 
 
 def guarded(
-    problem: FiniteSum, state: Any, old: Any, new: Snapshot, before: Snapshot, b: int, step_size: Any
+    problem: FiniteSum,
+    state: Any,
+    old: Any,
+    new: Snapshot,
+    before: Snapshot,
+    b: int,
+    step_size: Any,
+    *,
+    always: bool = False,
 ) -> tuple[Any, Snapshot]:
     """The new state, with half the step where the epoch led uphill; the old one, with a quarter, where it blew up.
 
-    Only where the smoothness is an estimate: a step that was given, or that a bound stands behind, is kept.
+    Only where the smoothness is an estimate: a step that was given, or that a bound stands behind, is kept
+    (`always`: for steps that no bound stands behind, however well the smoothness is known).
     """
     metric = getattr(old, "metric", None)
-    if step_size is not None or _is_exact(problem, b, metric):
+    if not always and (step_size is not None or _is_exact(problem, b, metric)):
         return state, new
-    noise = _floor(before, old.step, norm(before.gradient))
+    noise = _floor(before, norm(before.gradient))
     fine = (new.residual <= BLOWN * jnp.maximum(before.residual, FAR * noise)) | (new.objective <= before.objective)
-    worse = (new.objective > before.objective) & (new.residual > jnp.maximum(before.residual, FAR * noise))
+    if hasattr(state, "running"):  # it runs on between snapshots: it must be a number, and starts anew at the last one
+        fine = fine & jnp.isfinite(norm(state.running))
+        old = eqx.tree_at(lambda s: s.running, old, before.x)
+    # A gradient that is saturated has the same length on either side of the valley: hence "no smaller" alone.
+    rose = new.objective > before.objective + rounding(jnp.abs(before.objective), 4.0)
+    worse = rose & (new.residual >= 0.999 * before.residual) & (new.residual > FAR * noise)
     shorter = eqx.tree_at(lambda s: s.step, state, jnp.where(worse, state.step / 2, state.step))
     back = eqx.tree_at(lambda s: (s.step, s.key), old, (old.step / 4, state.key))  # other blocks the next time
     keep = lambda a, b: jnp.where(fine, a, b)  # noqa: E731
@@ -181,8 +202,9 @@ def smoothness(problem: FiniteSum, x: PyTree, b: int, metric: Array | None = Non
     Linear models: max over all blocks of φ''·(N/n)·λ_max(A_BᵀA_B), exactly, where that is cheap; else over some blocks,
     from above by ‖G⁸‖_F^{1/8}. Functions: as given, else twice what power iterations with the Hessian find at x.
     """
+    N, n = problem.terms.blocks(b), problem.n
     if problem.lipschitz is not None and metric is None:
-        L = like(problem.lipschitz, x)
+        L = like(problem.lipschitz, x) * (N * b / n)  # f_B = (N/n) Σ f_i over b terms
     elif isinstance(problem.terms, LinearTerms):
         L = _linear_smoothness(problem, b, metric)
     else:
@@ -190,8 +212,26 @@ def smoothness(problem: FiniteSum, x: PyTree, b: int, metric: Array | None = Non
     if problem.l2 is not None and metric is None:
         L = L + like(problem.l2, x)
     elif problem.l2 is not None and metric is not None:
-        L = L + like(problem.l2, x) * jnp.linalg.norm(metric)
-    return jnp.where(L > 0, L, 1)
+        L = L + jnp.minimum(like(problem.l2, x) * norm(metric), 1)  # M⁻¹ is at least l2
+    return L
+
+
+def _curvature_of_data(problem: FiniteSum, x: PyTree, b: int) -> Scalar:
+    """A Lipschitz constant of ∇f: for linear models the trace bound φ''·‖A‖²_F/n + l2, else `smoothness` at x."""
+    terms: Any = problem.terms
+    if not isinstance(terms, LinearTerms):
+        return smoothness(problem, x, b)
+    rows: Any = terms.rows
+    size = norm(jnp.asarray(rows.matrix if isinstance(rows, Dense) else rows.values)) / problem.n**0.5
+    L = LOSSES[terms.loss].smoothness * jnp.square(size)
+    return L if problem.l2 is None else L + like(problem.l2, x)
+
+
+def _usable(L: Scalar, gradient: PyTree, x: PyTree) -> Scalar:
+    """L, or where it is zero one whose gradient step has the length of x (of 1, at the origin)."""
+    away = norm(gradient) / jnp.where(norm(x) > 0, norm(x), 1)
+    L = jnp.where((L > 0) & jnp.isfinite(L), L, away)
+    return jnp.where((L > 0) & jnp.isfinite(L), L, 1)
 
 
 def _linear_smoothness(problem: FiniteSum, b: int, metric: Array | None) -> Scalar:
@@ -274,11 +314,13 @@ def _curvature(problem: FiniteSum, x: PyTree, b: int) -> Scalar:
     return jnp.max(jax.lax.map(top, blocks))
 
 
-def step_of(step_size: Any, problem: FiniteSum, x: PyTree, b: int, fraction: float, metric: Any = None) -> Scalar:
-    """`step_size` where it is given, else fraction/L."""
+def step_of(step_size: Any, problem: FiniteSum, at: Snapshot, b: int, fraction: float, metric: Any = None) -> Scalar:
+    """`step_size` where it is given, else fraction/L, with L of the blocks at the first snapshot."""
     if step_size is not None:
-        return like(step_size, x)
-    return fraction / smoothness(problem, x, b, metric)
+        return like(step_size, at.x)
+    linear = isinstance(problem.terms, LinearTerms)
+    L = smoothness(problem, at.x, b, metric) if linear else at.curvature
+    return fraction / _usable(L, at.gradient, at.x)
 
 
 def check_settings(solver: Any) -> None:
@@ -319,5 +361,5 @@ def _terms(problem: FiniteSum, at: Snapshot) -> Scalar:
     return scale if problem.l2 is None else scale + like(problem.l2, at.x) * norm(at.x)
 
 
-def _floor(at: Snapshot, step: Scalar, scale: Scalar) -> Scalar:
-    return rounding(norm(at.x) / step + scale)
+def _floor(at: Snapshot, scale: Scalar) -> Scalar:
+    return rounding(at.curvature * norm(at.x) + scale)

@@ -298,7 +298,8 @@ class FiniteSum(Problem):
     def lower_bound(self, table: PyTree, gradient: PyTree) -> Scalar | None:
         """−(1/n) Σ φ*(θ_i) − H*(−Aᵀθ/n), with H = h + (l2/2)‖·‖², for a table of θ and gradient = Aᵀθ/n.
 
-        With l2 > 0 the supremum in H* is attained at prox_{h/l2}(u/l2), so any prox will do.
+        With l2 > 0 the supremum in H* is attained at prox_{h/l2}(u/l2): an exact prox will do, and one that stops at a
+        duality gap is charged with it.
         """
         terms = self.terms
         if not isinstance(terms, LinearTerms) or not self.penalty.is_convex:
@@ -308,13 +309,28 @@ class FiniteSum(Problem):
         if self.l2 is not None:
             l2 = like(self.l2, u)
             safe = jnp.where(l2 > 0, l2, 1)
-            best = self.penalty.prox(u / safe, 1 / safe)
-            conjugate = jnp.vdot(u, best) - self.penalty.value(best) - l2 / 2 * jnp.vdot(best, best)
-            bound = -terms.conjugate(table, like(1.0, u)) - conjugate
-            bounds.append(jnp.where((l2 > 0) & ~jnp.isnan(bound), bound, -jnp.inf))
+            best, missed = _prox_and_gap(self.penalty, u / safe, 1 / safe)
+            if missed is not None:
+                # ⟨u, p⟩ − (l2/2)‖p‖² in one product: ‖p‖² alone may overflow.
+                conjugate = jnp.vdot(u - l2 / 2 * best, best) - self.penalty.value(best) + l2 * missed
+                bound = -terms.conjugate(table, like(1.0, u)) - conjugate
+                bounds.append(jnp.where(l2 > 0, bound, -jnp.inf))
         if (fit := self.penalty.dual_scaling(u)) is not None and self.penalty.conjugate(u) is not None:
             bounds += [-terms.conjugate(table, s) - self.penalty.conjugate(s * u) for s in (jnp.ones_like(fit), fit)]
-        return jnp.stack(bounds).max() if bounds else None
+        if not bounds:
+            return None
+        found = jnp.stack(bounds)
+        return jnp.where(jnp.isfinite(found), found, -jnp.inf).max()  # what overflowed proves nothing
+
+
+def _prox_and_gap(penalty: Penalty, v: PyTree, step: Scalar) -> tuple[PyTree, Scalar | None]:
+    """The prox, and by how much its objective may exceed the least: 0 of an exact one, None where that is not known."""
+    if hasattr(penalty, "_prox_and_gap"):
+        p, gap, _ = penalty._prox_and_gap(v, step)  # type: ignore[attr-defined]
+        return p, gap
+    parts = jax.tree.leaves(penalty, is_leaf=lambda part: hasattr(part, "_prox_and_gap"))
+    inexact = any(hasattr(part, "_prox_and_gap") for part in parts)
+    return penalty.prox(v, step), None if inexact else jnp.zeros_like(step)
 
 
 def finite_sum(problem: Any) -> FiniteSum:
@@ -333,7 +349,7 @@ def _linear(loss: str, X: Any, y: Any, delta: Any, shuffle: bool) -> LinearTerms
     if y.shape[0] != X.shape[0]:
         raise InputError(f"y: found {y.shape[0]} entries, expected {X.shape[0]} as data has rows")
     if loss in ("logistic", "squared_hinge"):
-        if not isinstance(y, Tracer) and not set(np.unique(y)) <= {-1.0, 0.0, 1.0}:
+        if not isinstance(y, Tracer) and not (set(np.unique(y)) <= {0.0, 1.0} or set(np.unique(y)) <= {-1.0, 1.0}):
             raise InputError(f"y: found values {np.unique(y)[:5]}, expected 0 and 1, or -1 and 1")
         y = (jnp if isinstance(y, jax.Array) else np).where(y > 0, 1.0, -1.0)
     if sparse:

@@ -83,8 +83,8 @@ class Katyusha(Solver):
     def init(self, problem: FiniteSum, x0: PyTree) -> KatyushaState:
         """A full gradient at x0; y = z = x̃."""
         b = E.batch(problem, self.batch_size)
-        step = E.step_of(self.step_size, problem, x0, b, 1 / 3)
-        first = E.snapshot(problem, x0, b, step)
+        first = E.snapshot(problem, x0, b)
+        step = E.step_of(self.step_size, problem, first, b, 1 / 3)
         return KatyushaState(x0, first, x0, x0, step, jnp.int32(0), E.first_key(self.key))
 
     def step(self, problem: FiniteSum, state: KatyushaState) -> tuple[KatyushaState, Info]:
@@ -111,7 +111,7 @@ class Katyusha(Solver):
 
         start = (state.y, state.z, at.x, jnp.zeros_like(tau))
         y, z, x, _ = jax.lax.fori_loop(0, steps, body, start)
-        new = E.snapshot(problem, x, b, state.step)
+        new = E.snapshot(problem, x, b, at.curvature)
         after = KatyushaState(x, new, y, z, state.step, state.epochs + 1, key)
         after, new = E.guarded(problem, after, state, new, at, b, self.step_size)
         return after, E.report(problem, new, at, state.step)

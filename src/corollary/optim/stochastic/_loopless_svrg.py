@@ -79,8 +79,9 @@ class LooplessSVRG(Solver):
         """A full gradient at x0."""
         b = E.batch(problem, self.batch_size)
         metric = E.metric_of(problem, self.precondition)
-        step = E.step_of(self.step_size, problem, x0, b, 1 / 6, metric)
-        return LooplessSVRGState(x0, E.snapshot(problem, x0, b, step), x0, step, E.first_key(self.key), metric)
+        first = E.snapshot(problem, x0, b)
+        step = E.step_of(self.step_size, problem, first, b, 1 / 6, metric)
+        return LooplessSVRGState(x0, first, x0, step, E.first_key(self.key), metric)
 
     def step(self, problem: FiniteSum, state: LooplessSVRGState) -> tuple[LooplessSVRGState, Info]:
         """An epoch; the snapshot moves where the coin says so, and is what counts."""
@@ -95,7 +96,7 @@ class LooplessSVRG(Solver):
         def body(t, carry):
             x, at = carry
             x = E.move(problem, x, difference(problem, at, x, order[t], b), state.step, state.metric)
-            at = jax.lax.cond(heads[t], lambda: E.snapshot(problem, x, b, state.step), lambda: at)
+            at = jax.lax.cond(heads[t], lambda: E.snapshot(problem, x, b, at.curvature), lambda: at)
             return x, at
 
         running, new = jax.lax.fori_loop(0, steps, body, (state.running, state.snapshot))

@@ -17,10 +17,11 @@ from typing import Any, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Int, Key, PyTree
 
 from corollary.core import validation
 from corollary.core.errors import InputError
+from corollary.core.precision import follows_input
 from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import floats, like
 from corollary.optim.penalties._base import Scalar
@@ -80,8 +81,8 @@ class StochasticProximalPoint(Solver):
     def init(self, problem: FiniteSum, x0: PyTree) -> ProximalPointState:
         """A full gradient at x0."""
         fixed = None if callable(self.step_size) else self.step_size
-        step = E.step_of(fixed, problem, x0, 1, 1.0)
-        first = E.snapshot(problem, x0, 1, step)
+        first = E.snapshot(problem, x0, 1)
+        step = E.step_of(fixed, problem, first, 1, 1.0)
         return ProximalPointState(x0, first, jnp.int32(0), step, E.first_key(self.key))
 
     def step(self, problem: FiniteSum, state: ProximalPointState) -> tuple[ProximalPointState, Info]:
@@ -104,16 +105,18 @@ class StochasticProximalPoint(Solver):
             return prox_of_term(problem, x, k, eta), t + 1
 
         x, count = jax.lax.fori_loop(0, self.passes * n, body, (state.x, state.count))
-        new = E.snapshot(problem, x, 1, state.step)
+        new = E.snapshot(problem, x, 1, at.curvature)
         after = ProximalPointState(x, new, count, state.step, key)
         after, new = E.guarded(problem, after, state, new, at, 1, self.step_size)
         return after, E.report(problem, new, at, length(count))
 
 
-def prox_of_term(problem: FiniteSum, x: Float[Array, " d"], k: Any, eta: Any) -> Float[Array, " d"]:
+@follows_input
+def prox_of_term(problem: FiniteSum, x: Any, k: Any, eta: Any) -> Any:
     """argmin_u f_k(u) + (l2/2)‖u‖² + ‖u − x‖²/(2η) for one term of a linear model, to rounding. Cost: O(d).
 
-    Use it as a step of one's own. The answer is (x − ηθ a_k)/(1 + η·l2) with θ = φ'(z) at the root z of
+    Use it as a step of one's own. Terms are counted as the problem holds them: shuffled, unless it was made with
+    ``shuffle=False``. The answer is (x − ηθ a_k)/(1 + η·l2) with θ = φ'(z) at the root z of
     z(1 + η·l2) + ηφ'(z)‖a_k‖² = ⟨a_k, x⟩, which is increasing in z.
 
     Examples

@@ -61,7 +61,7 @@ class SAG(Solver):
         """The table of the gradients at x0."""
         b = E.batch(problem, self.batch_size)
         metric = E.metric_of(problem, self.precondition)
-        return start(problem, x0, b, E.step_of(self.step_size, problem, x0, b, 1 / 16, metric), self.key, metric)
+        return start(problem, x0, b, self.step_size, 1 / 16, self.key, metric)
 
     def direction(self, problem: FiniteSum, state: SAGAState, k: Any) -> PyTree:
         """The mean of the table with block k's entry renewed, and l2."""

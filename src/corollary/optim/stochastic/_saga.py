@@ -82,8 +82,7 @@ class SAGA(Solver):
         """The table of the gradients at x0."""
         b = E.batch(problem, self.batch_size)
         metric = E.metric_of(problem, self.precondition)
-        step = E.step_of(self.step_size, problem, x0, b, 1 / 3, metric)
-        return start(problem, x0, b, step, self.key, metric)
+        return start(problem, x0, b, self.step_size, 1 / 3, self.key, metric)
 
     def direction(self, problem: FiniteSum, state: SAGAState, k: Any) -> PyTree:
         """v for block k, l2 included (its gradient is exact)."""
@@ -105,9 +104,12 @@ class SAGA(Solver):
         return {"batch_size": E.batch(problem, self.batch_size)}
 
 
-def start(problem: FiniteSum, x0: PyTree, b: int, step: Scalar, key: Any, metric: Array | None = None) -> SAGAState:
+def start(
+    problem: FiniteSum, x0: PyTree, b: int, step_size: Any, fraction: float, key: Any, metric: Array | None = None
+) -> SAGAState:
     """The state whose table holds the gradients at x0."""
-    first = E.snapshot(problem, x0, b, step)
+    first = E.snapshot(problem, x0, b)
+    step = E.step_of(step_size, problem, first, b, fraction, metric)
     table = first.table
     if table is None:
         table = jax.lax.map(lambda k: problem.terms.local(x0, k, b)[1], jnp.arange(problem.terms.blocks(b)))
@@ -138,7 +140,7 @@ def epoch(
         return x, E.put(table, k, new), optax.tree.add_scale(mean, 1 / N, change)
 
     x, table, mean = jax.lax.fori_loop(0, passes * N, body, (state.x, state.table, state.mean))
-    new, mean = E.snapshot_and_mean(problem, x, b, state.step, table)
+    new, mean = E.snapshot_and_mean(problem, x, b, state.snapshot.curvature, table)
     new = eqx.tree_at(lambda s: s.table, new, None, is_leaf=lambda leaf: leaf is None)
     after = SAGAState(x, table, mean, new, state.step, key, state.metric)
     after, new = E.guarded(problem, after, state, new, state.snapshot, b, step_size)

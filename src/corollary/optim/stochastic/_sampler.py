@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from corollary.core import validation
 from corollary.core.errors import InputError
-from corollary.core.precision import as_float
+from corollary.core.precision import as_float, follows_input
 
 
 @final
@@ -42,6 +42,7 @@ class Batches(eqx.Module):
     inclusion: Float[Array, " n"]
 
 
+@follows_input
 def minibatch_sampler(
     n: int, batch_size: int, scheme: str, key: Key[Array, ""], *, steps: int | None = None, probabilities: Any = None
 ) -> Batches:

@@ -74,8 +74,9 @@ class SARAH(Solver):
     def init(self, problem: FiniteSum, x0: PyTree) -> SARAHState:
         """A full gradient at x0."""
         b = E.batch(problem, self.batch_size)
-        step = E.step_of(self.step_size, problem, x0, b, 1 / 2)
-        return SARAHState(x0, E.snapshot(problem, x0, b, step), step, E.first_key(self.key))
+        first = E.snapshot(problem, x0, b)
+        step = E.step_of(self.step_size, problem, first, b, 1 / 2)
+        return SARAHState(x0, first, step, E.first_key(self.key))
 
     def step(self, problem: FiniteSum, state: SARAHState) -> tuple[SARAHState, Info]:
         """An epoch, and the full gradient at its end."""
@@ -96,7 +97,7 @@ class SARAH(Solver):
         kept = x0 if self.snapshot == "random" else None
         before, last, _, kept = jax.lax.fori_loop(0, steps, body, (x0, x1, v0, kept))
         x = last if kept is None else optax.tree.where(chosen == steps, before, kept)
-        new = E.snapshot(problem, x, b, state.step)
+        new = E.snapshot(problem, x, b, state.snapshot.curvature)
         after = SARAHState(x, new, state.step, key)
         after, new = E.guarded(problem, after, state, new, state.snapshot, b, self.step_size)
         return after, E.report(problem, new, state.snapshot, state.step)

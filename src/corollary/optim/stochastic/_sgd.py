@@ -20,6 +20,7 @@ import optax
 from jaxtyping import Array, Int, Key, PyTree
 
 from corollary.core import validation
+from corollary.core.errors import InputError
 from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import like
 from corollary.optim.penalties._base import Scalar
@@ -51,7 +52,7 @@ class SGD(Solver):
         ``"constant"``: η; ``"sqrt"``: η/√(t + 1); ``"inverse"``: 2/(2/η + μt), which is 2/(μ(t + 4L/μ)) for η = 1/(2L);
         or an Optax schedule, from the count of blocks to the step itself.
     step_size
-        η; 1/(2L) if left out, with L the smoothness of a block.
+        η; 1/(2L) if left out, with L the smoothness of a block. None beside an Optax schedule.
     average
         Report the last point (None), the ``"uniform"`` mean (Polyak & Ruppert), the mean with ``"weighted"`` weights
         t + 1, or that of a ``"suffix"``, which is restarted whenever the count doubles.
@@ -78,6 +79,8 @@ class SGD(Solver):
         """Refuse settings out of range."""
         if not callable(self.schedule):
             validation.one_of("constant", "sqrt", "inverse")("schedule", self.schedule)
+        elif self.step_size is not None:
+            raise InputError(f"step_size: found {self.step_size!r} beside a schedule that is a function, expected None")
         validation.one_of(None, "uniform", "weighted", "suffix")("average", self.average)
         E.check_settings(self)
 
@@ -88,8 +91,8 @@ class SGD(Solver):
     def init(self, problem: FiniteSum, x0: PyTree) -> SGDState:
         """The objective at x0 and the first step length."""
         b = E.batch(problem, self.batch_size)
-        step = like(1.0, x0) if callable(self.schedule) else E.step_of(self.step_size, problem, x0, b, 1 / 2)
-        first = E.snapshot(problem, x0, b, step)
+        first = E.snapshot(problem, x0, b)
+        step = like(1.0, x0) if callable(self.schedule) else E.step_of(self.step_size, problem, first, b, 1 / 2)
         return SGDState(x0, first, x0, x0, jnp.int32(0), step, E.first_key(self.key))
 
     def length(self, count: Any, first: Scalar, mu: Scalar) -> Scalar:
@@ -117,7 +120,7 @@ class SGD(Solver):
 
         x, mean, count = jax.lax.fori_loop(0, self.passes * N, body, (state.running, state.average, state.count))
         length = self.length(count, state.step, mu)
-        new = E.snapshot(problem, x if self.average is None else mean, b, length)
+        new = E.snapshot(problem, x if self.average is None else mean, b, state.snapshot.curvature)
         return SGDState(new.x, new, x, mean, count, state.step, key), E.report(problem, new, state.snapshot, length)
 
     def _averaged(self, mean: PyTree, x: PyTree, t: Any) -> PyTree:

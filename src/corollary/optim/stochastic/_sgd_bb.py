@@ -4,6 +4,10 @@ SVRG-BB: η_k = (1/m)·‖s‖²/⟨s, y⟩, with s and y the differences of the
 ⟨s, y⟩ lies between μ‖s‖² and L‖s‖², so 1/(mL) ≤ η_k ≤ 1/(mμ), L the smoothness of f. SGD-BB: the same with moving
 averages of the block gradients in place of full ones, in absolute value, and smoothed to C/(k + 1) with a geometric
 mean C, so that steps fall as they must. Cost: as `SVRG` and `SGD`, and two inner products an epoch.
+
+The theorem wants epochs far longer than two passes: 1/(mμ) can be too long for a block, and the run then diverges.
+So no step is longer than 1/(2L) here (1/L for SGD-BB), with L the smoothness of a block, and an epoch that blew up is
+taken back. That is a safeguard of this library, not the paper's.
 Source: Tan, Ma, Dai & Qian, "Barzilai-Borwein step size for stochastic gradient descent" (2016), algorithms 1 to 3 and
 theorem 3.8.
 """
@@ -26,13 +30,16 @@ from corollary.optim.stochastic import _epoch as E
 from corollary.optim.stochastic._finite_sum import FiniteSum
 from corollary.optim.stochastic._svrg import difference
 
+CAP = 0.5  # times 1/L of a block: the longest step of SVRG-BB
+
 
 class SVRGBBState(eqx.Module):
-    """The snapshot (at ``x``), the step, the key."""
+    """The snapshot (at ``x``), the step and its cap, the key."""
 
     x: PyTree
     snapshot: E.Snapshot
     step: Scalar
+    cap: Scalar
     key: Key[Array, ""]
 
 
@@ -75,8 +82,10 @@ class SVRGBB(Solver):
     def init(self, problem: FiniteSum, x0: PyTree) -> SVRGBBState:
         """A full gradient at x0."""
         b = E.batch(problem, self.batch_size)
-        step = E.step_of(self.first_step, problem, x0, b, 1 / 6)
-        return SVRGBBState(x0, E.snapshot(problem, x0, b, step), step, E.first_key(self.key))
+        first = E.snapshot(problem, x0, b)
+        cap = E.step_of(None, problem, first, b, CAP)
+        step = cap / (6 * CAP) if self.first_step is None else like(self.first_step, x0)
+        return SVRGBBState(x0, first, step, cap, E.first_key(self.key))
 
     def step(self, problem: FiniteSum, state: SVRGBBState) -> tuple[SVRGBBState, Info]:
         """An epoch, and the step of the next."""
@@ -89,18 +98,18 @@ class SVRGBB(Solver):
         def body(t, x):
             return E.move(problem, x, difference(problem, at, x, order[t], b), state.step)
 
-        new = E.snapshot(problem, jax.lax.fori_loop(0, steps, body, state.x), b, state.step)
+        new = E.snapshot(problem, jax.lax.fori_loop(0, steps, body, state.x), b, at.curvature)
         moved, turned = optax.tree.sub(new.x, at.x), optax.tree.sub(new.gradient, at.gradient)
         square, curved = norm(moved) ** 2, jnp.asarray(optax.tree.vdot(moved, turned))
         usable = (curved > 0) & jnp.isfinite(square / jnp.where(curved > 0, curved, 1))
         step = jnp.where(usable, square / jnp.where(usable, curved, 1) / steps, state.step)
-        after = SVRGBBState(new.x, new, step, key)
-        after, new = E.guarded(problem, after, state, new, at, b, None)
+        after = SVRGBBState(new.x, new, jnp.minimum(step, state.cap), state.cap, key)
+        after, new = E.guarded(problem, after, state, new, at, b, None, always=True)
         return after, E.report(problem, new, at, state.step)
 
 
 class SGDBBState(eqx.Module):
-    """The last point (``x``), the last epoch's averaged gradient, Σ log(η_i φ(i)), the count of epochs, step, key."""
+    """The last point (``x``), its epoch's averaged gradient, Σ log(η_i φ(i)), count of epochs, step, cap, key."""
 
     x: PyTree
     snapshot: E.Snapshot
@@ -108,6 +117,7 @@ class SGDBBState(eqx.Module):
     logs: Scalar
     epochs: Int[Array, ""]
     step: Scalar
+    cap: Scalar
     key: Key[Array, ""]
 
 
@@ -153,10 +163,11 @@ class SGDBB(Solver):
     def init(self, problem: FiniteSum, x0: PyTree) -> SGDBBState:
         """The objective at x0 and the first step."""
         b = E.batch(problem, self.batch_size)
-        step = E.step_of(self.first_step, problem, x0, b, 1 / 2)
-        first = E.snapshot(problem, x0, b, step)
+        first = E.snapshot(problem, x0, b)
+        cap = E.step_of(None, problem, first, b, 1.0)
+        step = cap / 2 if self.first_step is None else like(self.first_step, x0)
         zero = optax.tree.zeros_like(x0)
-        return SGDBBState(x0, first, zero, jnp.zeros_like(step), jnp.int32(0), step, E.first_key(self.key))
+        return SGDBBState(x0, first, zero, jnp.zeros_like(step), jnp.int32(0), step, cap, E.first_key(self.key))
 
     def step(self, problem: FiniteSum, state: SGDBBState) -> tuple[SGDBBState, Info]:
         """An epoch, and the step of the next from the averages of this and the last."""
@@ -183,8 +194,8 @@ class SGDBB(Solver):
         # The geometric mean C of η_i φ(i), i = 1, ..., k, with φ(i) = i + 1; the step of epoch k is C/φ(k).
         k = epochs.astype(state.step.dtype)
         logs = state.logs + jnp.log(jnp.where(known, raw, state.step) * (k + 1))
-        step = jnp.exp(logs / k) / (k + 1)
-        new = E.snapshot(problem, x, b, state.step)
-        after = SGDBBState(x, new, mean, logs, epochs, step, key)
+        step = jnp.minimum(jnp.exp(logs / k) / (k + 1), state.cap)
+        new = E.snapshot(problem, x, b, state.snapshot.curvature)
+        after = SGDBBState(x, new, mean, logs, epochs, step, state.cap, key)
         after, new = E.guarded(problem, after, state, new, state.snapshot, b, None)
         return after, E.report(problem, new, state.snapshot, state.step)

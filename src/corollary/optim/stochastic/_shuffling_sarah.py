@@ -81,8 +81,8 @@ class ShufflingSARAH(Solver):
     def init(self, problem: FiniteSum, x0: PyTree) -> ShufflingSARAHState:
         """A full gradient at x0, once."""
         b = E.batch(problem, self.batch_size)
-        step = E.step_of(self.step_size, problem, x0, b, 1 / (8 * problem.terms.blocks(b)))
-        first = E.snapshot(problem, x0, b, step)
+        first = E.snapshot(problem, x0, b)
+        step = E.step_of(self.step_size, problem, first, b, 1 / (8 * problem.terms.blocks(b)))
         return ShufflingSARAHState(x0, first, first.gradient, step, E.first_key(self.key))
 
     def step(self, problem: FiniteSum, state: ShufflingSARAHState) -> tuple[ShufflingSARAHState, Info]:
@@ -108,7 +108,7 @@ class ShufflingSARAH(Solver):
         x1 = E.move(problem, state.x, state.direction, state.step)
         mean = None if self.full_gradient else optax.tree.zeros_like(state.x)
         _, x, _, mean = jax.lax.fori_loop(0, N, body, (state.x, x1, state.direction, mean))
-        new = E.snapshot(problem, x, b, state.step)
+        new = E.snapshot(problem, x, b, state.snapshot.curvature)
         after = ShufflingSARAHState(x, new, new.gradient if mean is None else mean, state.step, key)
         after, new = E.guarded(problem, after, state, new, state.snapshot, b, self.step_size)
         return after, E.report(problem, new, state.snapshot, state.step)

@@ -20,6 +20,7 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 from corollary.core import validation
+from corollary.core.precision import follows_input
 from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import at_least_zero, like
 from corollary.optim.penalties._base import Scalar
@@ -91,8 +92,9 @@ class SVRG(Solver):
         """A full gradient at x0."""
         b = E.batch(problem, self.batch_size)
         metric = E.metric_of(problem, self.precondition)
-        step = E.step_of(self.step_size, problem, x0, b, 1 / 6, metric)
-        return SVRGState(x0, E.snapshot(problem, x0, b, step), x0, step, E.first_key(self.key), metric)
+        first = E.snapshot(problem, x0, b)
+        step = E.step_of(self.step_size, problem, first, b, 1 / 6, metric)
+        return SVRGState(x0, first, x0, step, E.first_key(self.key), metric)
 
     def direction(self, problem: FiniteSum, state: SVRGState, x: PyTree, k: Any) -> PyTree:
         """v at x for block k, l2 included (its gradient is exact)."""
@@ -120,7 +122,7 @@ class SVRG(Solver):
         kept = None if self.snapshot == "last" else optax.tree.zeros_like(state.x)
         last, kept = jax.lax.fori_loop(0, steps, body, (state.start, kept))
         x = last if kept is None else kept
-        new = E.snapshot(problem, x, b, state.step)
+        new = E.snapshot(problem, x, b, state.snapshot.curvature)
         after = SVRGState(x, new, x, state.step, key, state.metric)
         after, new = E.guarded(problem, after, state, new, state.snapshot, b, self.step_size)
         return after, E.report(problem, new, state.snapshot, state.step)
@@ -140,6 +142,7 @@ def difference(problem: FiniteSum, at: E.Snapshot, x: PyTree, k: Any, b: int, *,
     return problem.shrink(v, x) if ridge else v
 
 
+@follows_input
 def svrg_factor(step: Any, steps: int, lipschitz: Any, strong_convexity: Any) -> Any:
     """Johnson & Zhang's factor 1/(μη(1 − 2Lη)m) + 2Lη/(1 − 2Lη) of E F(x̃) − F* per epoch of m steps of option II.
 

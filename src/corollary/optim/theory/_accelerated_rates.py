@@ -9,19 +9,20 @@ times as many in the second case. Cost: that of the steps. Source: Su, Boyd & Ca
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from corollary.core import validation
 from corollary.core.certificate import Assumption, Certificate, rounding
 from corollary.core.errors import InputError
 from corollary.core.precision import follows_input
-from corollary.core.solution import Solution
+from corollary.core.solution import Solution, Status
 from corollary.optim._tree import at_least_zero, dtype, finite, like, norm
 
 CONVEX, STRONG = "Su, Boyd & Candès (2016), theorem 6", "Nesterov (2018), theorem 2.2.3"
@@ -118,6 +119,9 @@ def nesterov_rate(
         at_least_zero(name, value, positive=True)
     validation.integer(1)("steps", steps)
     L = like(lipschitz, x0)
+    known = not any(isinstance(v, Tracer) for v in (lipschitz, strong_convexity))
+    if strong_convexity is not None and known and float(strong_convexity) > float(lipschitz):
+        raise InputError(f"strong_convexity: found {strong_convexity}, expected at most lipschitz = {lipschitz}")
     m = None if strong_convexity is None else like(strong_convexity, x0)
     last, gaps, plain, first = _race(f, x0, reference, L, m, steps)
     distance = norm(optax.tree.sub(x0, reference))
@@ -147,7 +151,7 @@ def nesterov_rate(
     }
     history = {"suboptimality": gaps, "rate_bound": rate, "gradient_descent": plain}
     stats = {"count": count, "gradient_descent_count": slow, "count_bound": promised, "eps": eps}
-    return Solution(last, certificates, 0, steps, stats, history)
+    return Solution(last, certificates, Status.of(True, jnp.isfinite(norm(last))), steps, stats, history)
 
 
 def _reached(gaps: Array, eps: Array) -> Array:
@@ -157,7 +161,7 @@ def _reached(gaps: Array, eps: Array) -> Array:
     return jnp.where(last == gaps.shape[0], -1, last + 1).astype(jnp.int32)
 
 
-@partial(jax.jit, static_argnames=("f", "steps"))
+@eqx.filter_jit
 def _race(
     f: Any, x0: PyTree, reference: PyTree, L: Array, m: Array | None, steps: int
 ) -> tuple[PyTree, Array, Array, Array]:

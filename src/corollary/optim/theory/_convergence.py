@@ -13,6 +13,7 @@ import equinox as eqx
 import numpy as np
 import scipy.stats
 
+from corollary.core import validation
 from corollary.core.certificate import Certificate
 from corollary.core.errors import InputError
 
@@ -69,7 +70,12 @@ def fit_convergence(errors: Any, *, confidence: float = 0.95, start: int = 1) ->
     >>> fit.model, round(fit.parameter, 6)
     ('linear', 0.9)
     """
+    validation.number(0.0, 1.0, open_low=True)("confidence", confidence)
+    if confidence == 1:
+        raise InputError("confidence: found 1, expected a number in (0, 1)")
     e = _usable(errors)
+    if np.ptp(e[:-1]) == 0:
+        raise InputError("errors: found equal numbers, expected errors that fall")
     t, log_e = start + np.arange(e.size), np.log(e)
     order = _line(log_e[:-1], log_e[1:], confidence)
     if order[1][0] > SUPERLINEAR:

@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Key, PyTree
 
 from corollary.core import validation
@@ -202,7 +203,10 @@ def set_convexity_check(
     """
     points = sample("points", points)
     validation.integer(1)("per_point", per_point)
-    return _segments(contains, points, per_point, jax.random.key(0) if key is None else key)
+    found = _segments(contains, points, per_point, jax.random.key(0) if key is None else key)
+    if not isinstance(found.stats["segments"], Tracer) and int(found.stats["segments"]) == 0:
+        raise InputError("points: found no two members of the set that make a segment, expected some")
+    return found
 
 
 @eqx.filter_jit

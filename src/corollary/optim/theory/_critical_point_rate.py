@@ -8,9 +8,9 @@ Source: Nesterov, "Lectures on Convex Optimization" (2018), eq. (1.2.24).
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree
 from corollary.core import validation
 from corollary.core.certificate import Assumption, Certificate, rounding
 from corollary.core.precision import follows_input
-from corollary.core.solution import Solution
+from corollary.core.solution import Solution, Status
 from corollary.optim._tree import at_least_zero, finite, like, norm
 
 SOURCE = "Nesterov (2018), eq. (1.2.24)"
@@ -100,10 +100,12 @@ def critical_point_rate(f: Any, x0: Any, lower: Any, lipschitz: Any, steps: int,
     claim = "min_{i <= k} ‖∇f(x_i)‖ <= √(2(f(x0) − f*)/(t(k + 1)))"
     certificate = Certificate(claim, least, bound, "theorem", SOURCE, assumptions=known)
     history = {"gradient": sizes, "least": least, "rate_bound": bound}
-    return Solution(best, {"rate": certificate}, 0, steps, {"gradient": least[-1]}, history)
+    return Solution(
+        best, {"rate": certificate}, Status.of(True, jnp.isfinite(sizes[-1])), steps, {"gradient": least[-1]}, history
+    )
 
 
-@partial(jax.jit, static_argnames=("f", "steps"))
+@eqx.filter_jit
 def _descend(f: Any, x0: PyTree, t: Array, steps: int) -> tuple[PyTree, Array, Array]:
     value, gradient = jax.value_and_grad(f)(x0)
 

@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
 from corollary.core.certificate import rounding
-from corollary.linalg.eigen._krylov import Lanczos, lanczos_process
+from corollary.linalg.eigen._krylov import BREAKDOWN, Lanczos, lanczos_process
 from corollary.optim.penalties._base import Scalar
 
 HALVINGS = 48  # of the logarithm of the gap between Ritz value and bound: far below a percent of it
@@ -53,7 +53,7 @@ class Extremes(eqx.Module):
 
 
 def extremes(
-    product: Callable[[PyTree], PyTree], x: PyTree, steps: int, key: Key[Array, ""] | None, failure: float = 1e-3
+    product: Callable[[PyTree], PyTree], x: PyTree, steps: int, key: Key[Array, ""] | None, failure: Any = 1e-3
 ) -> Extremes:
     """Lanczos with a random start on v ↦ `product` (v), v like x; each bound fails with probability `failure`."""
     flat, unravel = ravel_pytree(x)
@@ -62,7 +62,7 @@ def extremes(
     run = lanczos_process(lambda v: ravel_pytree(product(unravel(v)))[0], start, min(steps, n))
     values, S = jnp.linalg.eigh(run.T)
     noise = rounding(run.scale, NOISE)
-    reach = float(np.log(1 / least_overlap(n, failure)))
+    reach = -jnp.log(jnp.asarray(least_overlap(n, failure)).astype(flat.dtype))
     low, high = _unit(run.Q @ S[:, 0]), _unit(run.Q @ S[:, -1])
     return Extremes(
         smallest=values[0],
@@ -78,7 +78,7 @@ def extremes(
     )
 
 
-def least_overlap(n: int, failure: float) -> float:
+def least_overlap(n: int, failure: Any) -> Any:
     """The c with P(|⟨b, v⟩| < c) ≤ `failure` for b uniform on the sphere of ℝⁿ: the density is at most √(n/2π)."""
     return 1.0 if n == 1 else failure * float(np.sqrt(np.pi / (2 * n)))
 
@@ -88,13 +88,18 @@ def _unit(v: Float[Array, " n"]) -> Float[Array, " n"]:
     return v / jnp.where(size > 0, size, 1)
 
 
-def _gap(run: Lanczos, alpha: Float[Array, " m"], edge: Scalar, reach: float) -> Scalar:
-    """How far below the smallest Ritz value |p| passes exp(reach); zero where the space is invariant.
+def _gap(run: Lanczos, alpha: Float[Array, " m"], edge: Scalar, reach: Scalar) -> Scalar:
+    """How far below the smallest Ritz value |p| passes exp(reach); zero where the Krylov space is the whole space.
 
+    Where Lanczos broke down before, it dropped a remainder of up to 100 eps ‖H‖: an eigenvector that the start holds
+    by no more than that is outside the space. The β that was set to zero counts with that size then.
     Below all Ritz values the ratios p_j/p_{j−1} = (λ − α_j − β_{j−1}/ratio)/β_j are all negative, so that log|p| is a
     sum without cancellation. |p(λ)| ≥ (gap/max β)^m bounds the search.
     """
-    beta = run.beta
+    m, n = run.beta.shape[0], run.Q.shape[0]
+    broke = (run.beta[-1] == 0) & (run.count < n)
+    dropped = jnp.where(jnp.arange(1, m + 1, dtype=run.count.dtype) == run.count, rounding(run.scale, BREAKDOWN), 0)
+    beta = jnp.where(broke, jnp.maximum(run.beta, dropped), run.beta)
     usable = beta > 0
     top = jnp.max(beta, initial=0.0)
     safe = jnp.where(top > 0, top, 1)
@@ -112,8 +117,7 @@ def _gap(run: Lanczos, alpha: Float[Array, " m"], edge: Scalar, reach: float) ->
         zero = jnp.zeros((), a.dtype)
         return jax.lax.scan(turn, (zero, zero), (a, b, usable))[0][0]
 
-    # The last β is zero where the space is invariant: then nothing outside the Ritz values is left, almost surely.
-    lowest, highest = float(np.log(jnp.finfo(a.dtype).eps)), reach + 1.0
+    lowest, highest = jnp.log(jnp.finfo(a.dtype).eps).astype(a.dtype), reach + 1.0
 
     def halve(_, ends):
         left, right = ends
@@ -121,6 +125,5 @@ def _gap(run: Lanczos, alpha: Float[Array, " m"], edge: Scalar, reach: float) ->
         beyond = growth(jnp.exp(middle)) >= reach
         return jnp.where(beyond, left, middle), jnp.where(beyond, middle, right)
 
-    start = jnp.asarray(lowest, a.dtype), jnp.asarray(highest, a.dtype)
-    _, right = jax.lax.fori_loop(0, HALVINGS, halve, start)
-    return jnp.where(beta[-1] > 0, safe * jnp.exp(right), 0)
+    _, right = jax.lax.fori_loop(0, HALVINGS, halve, (lowest, highest))
+    return jnp.where((run.beta[-1] > 0) | broke, safe * jnp.exp(right), 0)

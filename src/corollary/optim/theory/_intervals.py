@@ -23,6 +23,11 @@ from corollary.core.errors import InputError
 
 Box = tuple[Array, Array]  # low <= high, entry by entry
 
+LONGEST = 64  # passes of a loop that are written out
+CALLS = {
+    "jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "remat",
+    "checkpoint",
+}  # fmt: skip
 ULPS = 8.0  # what an operation, or an elementary function of XLA, may be off by
 
 
@@ -74,21 +79,46 @@ def _apply(equation: Any, boxes: list[Box]) -> list[Box]:
         return [(truth, truth)]
     if name in RULES:
         return [RULES[name](boxes, params)]
-    for inner in ("jaxpr", "call_jaxpr", "fun_jaxpr"):  # jit, custom derivatives, remat
-        if inner in params:
-            sub = params[inner]
-            closed = hasattr(sub, "consts")
-            return _run(sub.jaxpr if closed else sub, sub.consts if closed else [], boxes)
+    if name == "scan":
+        return _unrolled(params, boxes)
+    if name in CALLS:
+        return _inner(next(params[inner] for inner in ("jaxpr", "call_jaxpr", "fun_jaxpr") if inner in params), boxes)
     if name in STRUCTURAL:  # moves entries about, or rises with them: the same on both ends
         low, high = (primitive.bind(*[box[end] for box in boxes], **params) for end in (0, 1))
         return list(zip(low, high, strict=True)) if primitive.multiple_results else [(low, high)]
     raise InputError(f"f: found the primitive {name!r}, expected operations that have an interval rule")
 
 
+def _inner(sub: Any, boxes: list[Box]) -> list[Box]:
+    closed = hasattr(sub, "consts")
+    return _run(sub.jaxpr if closed else sub, sub.consts if closed else [], boxes)
+
+
+def _unrolled(params: Any, boxes: list[Box]) -> list[Box]:
+    """A loop of fixed length, pass by pass."""
+    length, a, b = params["length"], params["num_consts"], params["num_consts"] + params["num_carry"]
+    if length > LONGEST:
+        raise InputError(f"f: found a loop of {length} passes, expected at most {LONGEST}")
+    carry, passes = boxes[a:b], {}
+    for i in reversed(range(length)) if params["reverse"] else range(length):
+        here = [_entry(box, i) for box in boxes[b:]]
+        out = _inner(params["jaxpr"], [*boxes[:a], *carry, *here])
+        carry, passes[i] = out[: b - a], out[b - a :]
+    ends = zip(*(passes[i] for i in range(length)), strict=True)
+    return [*carry, *((jnp.stack([e[0] for e in end]), jnp.stack([e[1] for e in end])) for end in ends)]
+
+
+def _entry(box: Box, i: int) -> Box:
+    low, high = box
+    entry = low[i]
+    return entry, entry if low is high else high[i]  # what is exact stays the same object
+
+
 def _wide(low: Array, high: Array, slack: Any = 0.0) -> Box:
-    """Widened by the rounding of the result (and a slack in the same units)."""
+    """Widened by the rounding of the result (and a slack in the same units); ∞ − ∞ says nothing."""
     eps = ULPS * float(jnp.finfo(low.dtype).eps)
     tiny = float(jnp.finfo(low.dtype).tiny)
+    low, high = jnp.where(jnp.isnan(low), -jnp.inf, low), jnp.where(jnp.isnan(high), jnp.inf, high)
     return low - eps * jnp.abs(low) - tiny - slack, high + eps * jnp.abs(high) + tiny + slack
 
 

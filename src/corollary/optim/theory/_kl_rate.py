@@ -113,7 +113,7 @@ def kl_proximal_rate(
     noise = rounding(jnp.abs(start) + jnp.abs(objective), 16.0)
     moved = move > 64 * jnp.finfo(move.dtype).eps * norm(last.x)
     safe = jnp.where(moved, move, 1)
-    convex = Assumption("∇f L-Lipschitz, t < 1/L", checked=True, holds=True)
+    convex = Assumption("∇f L-Lipschitz, for the L that the smooth term gives, t < 1/L")
     certificates = {
         "sufficient_decrease": Certificate(
             "a‖x_{k+1} − x_k‖² <= F(x_k) − F(x_{k+1})", a * move**2, before - objective + noise, "theorem", SOURCE,

@@ -1,9 +1,9 @@
 """The Lipschitz constant of a map between metric spaces: from below by samples, from above by interval arithmetic.
 
-Below: the largest ratio of distances over pairs, and the largest Jacobian norm at the samples; never more than the
-constant. Above: over a box the Jacobian is enclosed entry by entry, and the norm of the entries' magnitudes bounds
-it: a proof, exact for one operation, loose for deep compositions. Cost: two Jacobians a sample; a Jacobian a piece of
-the box. Source: Moore, Kearfott & Cloud (2009), chapter 6 (the mean value form); Rademacher's theorem for functions
+Below: the largest ratio of distances over pairs of samples; never more than the constant.
+Above: over a box the Jacobian is enclosed entry by entry, and the norm of the entries' magnitudes bounds it: a proof
+for a continuous function, exact for one operation, loose for deep compositions. Cost: n² distances; a Jacobian a piece
+of the box. Source: Moore, Kearfott & Cloud (2009), chapter 6 (the mean value form); Rademacher's theorem for functions
 with kinks.
 """
 
@@ -16,10 +16,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from corollary.core import validation
-from corollary.core.certificate import Certificate
+from corollary.core.certificate import Assumption, Certificate
 from corollary.core.errors import InputError
 from corollary.core.precision import follows_input
 from corollary.core.solution import Solution
@@ -29,6 +30,8 @@ from corollary.optim.theory._intervals import Box, interval, magnitude
 
 Metric = Literal["1", "2", "inf"] | Callable[[Any, Any], Any]
 MOST_PIECES = 4096
+CONTINUOUS = Assumption("f is continuous over the box (a jump has no slope, and is not seen)")
+SMOOTH = Assumption("∇f is continuous over the box (a kink has no curvature, and is not seen)")
 MOORE = "Moore, Kearfott & Cloud, Introduction to Interval Analysis (2009), chapter 6"
 
 
@@ -73,7 +76,8 @@ def lipschitz_estimate(
 
     Notes
     -----
-    Certificate ``enclosure`` (exact), with a `region` and norms: lower ≤ L ≤ upper.
+    Certificate ``enclosure`` (exact, for a continuous f: a jump has no slope), with a `region` and norms:
+    lower ≤ L ≤ upper.
 
     Examples
     --------
@@ -95,6 +99,8 @@ def lipschitz_estimate(
         points = finite("points", points)
         if not isinstance(points, jax.Array) or points.ndim not in (1, 2) or points.shape[0] < 2:
             raise InputError("points: found another shape, expected (n, d) or (n,) with n >= 2")
+        if box is not None:
+            inside("points", points, box)
     lower, pair = _below(f, points, metric_in, metric_out)
     stats = {"lower": lower, "upper": jnp.full_like(lower, jnp.inf), "pair": pair}
     if box is None or callable(metric_in) or callable(metric_out):
@@ -102,7 +108,7 @@ def lipschitz_estimate(
     if metric_in != metric_out:
         raise InputError(f"metric_out: found {metric_out!r}, expected {metric_in!r} as metric_in (for an upper bound)")
     stats["upper"] = bound_over(lambda x: jnp.atleast_1d(f(x)), box, splits, metric_in)
-    certificate = Certificate("lower <= L <= upper", lower, stats["upper"], "exact", MOORE)
+    certificate = Certificate("lower <= L <= upper", lower, stats["upper"], "exact", MOORE, assumptions=(CONTINUOUS,))
     return Solution(lower, {"enclosure": certificate}, stats=stats)
 
 
@@ -112,9 +118,23 @@ def checked_region(region: Any) -> Box:
         raise InputError("region: found no pair, expected (low, high)")
     low, high = finite("region", jnp.asarray(region[0])), finite("region", jnp.asarray(region[1]))
     high = high.astype(low.dtype)
-    if low.shape != high.shape or low.ndim > 1 or not bool(jnp.all(low <= high)):
-        raise InputError(f"region: found shapes {low.shape}, {high.shape} or low > high, expected a box of vectors")
+    if low.shape != high.shape or low.ndim > 1:
+        raise InputError(f"region: found shapes {low.shape}, {high.shape}, expected a box of vectors")
+    if not any(isinstance(end, Tracer) for end in (low, high)) and not bool(jnp.all(low <= high)):
+        raise InputError("region: found low > high, expected low <= high")
     return low, high
+
+
+def inside(name: str, points: Any, box: Box) -> None:
+    """Refuse points outside the box that a bound is for; tracers pass."""
+    if any(isinstance(a, Tracer) for a in (points, *box)):
+        return
+    if points.shape[1:] != box[0].shape:
+        raise InputError(f"{name}: found shape {points.shape}, expected points like the region's {box[0].shape}")
+    if not bool(jnp.all((points >= box[0]) & (points <= box[1]))):
+        raise InputError(
+            f"{name}: found points outside region, expected all inside (the upper bound is for the region)"
+        )
 
 
 def pieces(box: Box, splits: int) -> Box:

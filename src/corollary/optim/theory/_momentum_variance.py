@@ -105,6 +105,8 @@ def sgd_momentum_variance(
     if H.shape[0] != H.shape[1] or C.shape != H.shape:
         raise InputError(f"noise_variance: found shape {C.shape}, expected a number or {H.shape} as in curvature")
     velocity = eta if form == "velocity" else eta * (1 - beta)
+    if not isinstance(C, Tracer) and not np.linalg.eigvalsh((np.asarray(C) + np.asarray(C).T) / 2)[0] >= 0:
+        raise InputError("noise_variance: found a negative eigenvalue, expected a covariance")
     _refuse_unstable(H, velocity, beta)
     S, then, measured, apart, size = _covariances(H, C, velocity, beta, keys, steps)
 

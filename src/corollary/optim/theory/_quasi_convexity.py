@@ -22,7 +22,7 @@ from corollary.core.precision import follows_input
 from corollary.core.solution import Solution
 from corollary.optim._tree import finite, like
 from corollary.optim.penalties._base import Scalar
-from corollary.optim.theory._samples import as_function, at, sample
+from corollary.optim.theory._samples import as_function, at, sample, worst
 
 HARDT = "Hardt, Ma & Recht, JMLR 19 (2018), definition 2.1"
 
@@ -84,7 +84,7 @@ def _look(f: Callable[[Any], Any], minimiser: PyTree, points: PyTree, best: Scal
     # A gap of a few hundred roundings would give ratios that are wrong in the first digits.
     ratios = jnp.where(jnp.abs(gap) > 256 * noise, inner / jnp.where(gap == 0, 1, gap), jnp.nan)
     k = jnp.nanargmin(jnp.where(jnp.all(jnp.isnan(ratios)), 0, ratios))
-    w, low = jnp.argmax(-inner / slack), jnp.argmin(gap)
+    w, low = worst(-inner, slack), jnp.argmin(gap)
     certificates = {
         "tau": Certificate("τ over the samples, an upper bound of the infimum", ratios[k], None, "estimate", HARDT),
         "star_quasi_convex": Certificate("⟨∇f(x), x − x*⟩ >= 0, at the samples", -inner[w], slack[w], "monitor", HARDT),

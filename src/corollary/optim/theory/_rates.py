@@ -7,9 +7,9 @@ speak of; cost: that of the steps. `minimize(..., reference=x*)` gives the rates
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -19,7 +19,7 @@ from corollary.core import validation
 from corollary.core.certificate import Assumption, Certificate, rounding
 from corollary.core.errors import InputError
 from corollary.core.precision import follows_input
-from corollary.core.solution import Solution
+from corollary.core.solution import Solution, Status
 from corollary.optim._composite import Composite
 from corollary.optim._tree import at_least_zero, dtype, finite, like, norm
 from corollary.optim.penalties._base import Scalar
@@ -121,7 +121,7 @@ def gd_rate_convex(f: Function, x0: Any, reference: Any, lipschitz: Any, steps: 
     Notes
     -----
     Certificates: ``rate``, ``tight_rate`` (theorem, one claim per step) and ``distance`` (monitor).
-    Source: Nesterov (2018), theorem 2.1.14; Drori & Teboulle (2014), theorem 3.1.
+    Source: Beck & Teboulle (2009), theorem 3.1; Drori & Teboulle (2014), theorem 3.1.
 
     Examples
     --------
@@ -140,7 +140,7 @@ def gd_rate_convex(f: Function, x0: Any, reference: Any, lipschitz: Any, steps: 
     history = {"suboptimality": gaps, "rate_bound": rate, "distance": distances[1:]}
     certificates = {
         "rate": _every_step(
-            "f(x_k) − f* <= ‖x0 − x*‖²/(2tk)", gaps, rate + slack, "Nesterov (2018), thm 2.1.14", known
+            "f(x_k) − f* <= ‖x0 − x*‖²/(2tk)", gaps, rate + slack, "Beck & Teboulle (2009), theorem 3.1", known
         ),
         "distance": _never_grows(distances),
     }
@@ -151,7 +151,7 @@ def gd_rate_convex(f: Function, x0: Any, reference: Any, lipschitz: Any, steps: 
         certificates["tight_rate"] = _every_step(
             "f(x_k) − f* <= L‖x0 − x*‖²/(4k + 2)", gaps, tight + slack, source, known
         )
-    return Solution(last, certificates, 0, steps, history=history)
+    return Solution(last, certificates, Status.of(True, jnp.isfinite(norm(last))), steps, history=history)
 
 
 @follows_input
@@ -223,7 +223,14 @@ def gd_rate_strongly_convex(
             known,
         )
     history = {"suboptimality": gaps, "rate_bound": rate, "distance": distances[1:]}
-    return Solution(last, certificates, 0, steps, {"best_step": edge, "factor": factor}, history)
+    return Solution(
+        last,
+        certificates,
+        Status.of(True, jnp.isfinite(norm(last))),
+        steps,
+        {"best_step": edge, "factor": factor},
+        history,
+    )
 
 
 @follows_input
@@ -294,7 +301,7 @@ def fista_energy(problem: Composite, x0: Any, reference: Any, steps: int, *, ste
     return Solution(energy, certificates, 0, steps, history=history)
 
 
-@partial(jax.jit, static_argnames=("f", "steps"))
+@eqx.filter_jit
 def _descend(
     f: Function, x0: PyTree, reference: PyTree, step: Scalar, steps: int
 ) -> tuple[PyTree, Float[Array, " k"], Float[Array, " k1"], Scalar]:

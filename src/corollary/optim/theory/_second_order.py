@@ -36,7 +36,7 @@ def second_order_stationarity(
     rho: Any,
     key: Key[Array, ""] | None = None,
     steps: int = 40,
-    failure: float = 1e-3,
+    failure: Any = 1e-3,
 ) -> Solution:
     """Whether x is an (ε, √(ρε)) second-order stationary point, and a way down where it is not.
 
@@ -87,14 +87,15 @@ def second_order_stationarity(
     for name, value in (("eps", eps), ("rho", rho)):
         at_least_zero(name, value, positive=True)
     validation.integer(1)("steps", steps)
-    validation.number(0.0, 1.0, open_low=True)("failure", failure)
+    if not isinstance(failure, jax.Array):
+        validation.number(0.0, 1.0, open_low=True)("failure", failure)
     key = jax.random.key(0) if key is None else key
-    return _look(f, x, like(eps, x), like(rho, x), key, steps, failure)
+    return _look(f, x, like(eps, x), like(rho, x), key, steps, like(failure, x))
 
 
 @eqx.filter_jit
 def _look(
-    f: Callable[[Any], Any], x: PyTree, eps: Scalar, rho: Scalar, key: Key[Array, ""], steps: int, failure: float
+    f: Callable[[Any], Any], x: PyTree, eps: Scalar, rho: Scalar, key: Key[Array, ""], steps: int, failure: Scalar
 ) -> Solution:
     gradient = jax.grad(f)(x)
     found = extremes(hessian_operator(f, x).mv, x, steps, key, failure)

@@ -4,7 +4,7 @@ For a mean of n convex losses to accuracy ε, gradient descent takes LR²/(2ε) 
 one gradient each, with steps R/(G√k): below n = C/ε, C = 2G²/L, gradient descent is cheaper, above it SGD. With strong
 convexity it is nκ log(LR²/(2ε)) against 2G²/(με), and the crossover moves to n ~ 1/(ε log(1/ε)). These count what the
 theorems promise; `gradient_counts` counts what a run needs.
-Source: Nesterov (2018), theorem 2.1.14; Nemirovski, Juditsky, Lan & Shapiro (2009), eq. (2.24); Lacoste-Julien,
+Source: Beck & Teboulle (2009), theorem 3.1; Nemirovski, Juditsky, Lan & Shapiro (2009), eq. (2.24); Lacoste-Julien,
 Schmidt & Bach (2012), eq. (10), for 2G²/(μ(T + 1)).
 """
 
@@ -25,7 +25,7 @@ from corollary.core.precision import follows_input
 from corollary.core.solution import Solution, Status
 from corollary.optim._tree import at_least_zero
 
-COUNTS = "Nesterov (2018), theorem 2.1.14; Nemirovski, Juditsky, Lan & Shapiro (2009), eq. (2.24)"
+COUNTS = "Beck & Teboulle (2009), theorem 3.1; Nemirovski, Juditsky, Lan & Shapiro (2009), eq. (2.24)"
 
 
 class Crossover(eqx.Module):

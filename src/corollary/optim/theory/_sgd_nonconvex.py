@@ -112,7 +112,7 @@ def sgd_rate_nonconvex(
         Assumption("∇f is L-Lipschitz"),
         Assumption("lower_bound <= f(x0)", checked=True, holds=gap >= 0),
         Assumption("step <= 1/L", checked=True, holds=eta * L <= 1 + rounding(jnp.ones_like(L))),
-        moment_within("E‖g − ∇f‖² <= σ² on average along the runs", noises, sigma**2, confidence),
+        moment_within("E‖g − ∇f‖² <= σ² on average over the first t steps, for every t", noises, sigma**2, confidence),
     )
     claim = "(1/t) Σ E‖∇f(x_s)‖² <= 2(f0 − f*)/(ηt) + ηLσ²"
     mean, stderr = mean_and_stderr(averages)
@@ -131,8 +131,8 @@ def sgd_rate_nonconvex(
 @eqx.filter_jit
 def _runs(
     f: Function, gradient: StochasticGradient, x0: PyTree, eta: Scalar, keys: Key[Array, " runs"], steps: int
-) -> tuple[Float[Array, "runs t"], Float[Array, "runs t"], Float[Array, " runs"]]:
-    """Running averages of ‖∇f(x_t)‖², ‖∇f(x_t)‖² itself, and each run's mean square noise."""
+) -> tuple[Float[Array, "runs t"], Float[Array, "runs t"], Float[Array, "runs t"]]:
+    """Running averages of ‖∇f(x_t)‖², ‖∇f(x_t)‖² itself, and the running average of the square noise."""
 
     def observe(memory, t, x, g, new):
         exact = jax.grad(f)(x)
@@ -142,4 +142,4 @@ def _runs(
 
     start = jnp.zeros((), eta.dtype)
     _, _, (averages, squares, noises) = sgd_runs(gradient, x0, keys, steps, optax.sgd(eta), observe, start)
-    return averages, squares, jnp.mean(noises, 1)
+    return averages, squares, jnp.cumsum(noises, 1) / jnp.arange(1, steps + 1).astype(eta.dtype)

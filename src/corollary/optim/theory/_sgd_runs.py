@@ -93,11 +93,11 @@ def mean_within(
     )
 
 
-def moment_within(text: str, values: Float[Array, " runs"], bound: Scalar, confidence: float) -> Assumption:
-    """The assumption that a mean square is at most `bound`, checked on the runs up to t standard errors."""
+def moment_within(text: str, values: Float[Array, "runs ..."], bound: Scalar, confidence: float) -> Assumption:
+    """The assumption that mean squares are at most `bound`, each checked on the runs up to t standard errors."""
     mean, stderr = mean_and_stderr(values)
-    t = quantile(values.shape[0], confidence)
-    return Assumption(text, checked=True, holds=mean <= bound + t * stderr + rounding(bound, 64.0))
+    t = quantile(values.shape[0], confidence, max(mean.size, 1))
+    return Assumption(text, checked=True, holds=jnp.all(mean <= bound + t * stderr + rounding(bound, 64.0)))
 
 
 def log_slope(t: Any, values: Float[Array, "... n"]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:

@@ -25,7 +25,7 @@ from corollary.core.solution import Solution
 from corollary.optim._smooth import SmoothTerm
 from corollary.optim._tree import at_least_zero, like, norm
 from corollary.optim.penalties._base import Scalar
-from corollary.optim.theory._lipschitz import bound_over, checked_region
+from corollary.optim.theory._lipschitz import SMOOTH, bound_over, checked_region
 from corollary.optim.theory._samples import as_function, at, least_curvature, linear_error, pairs, sample, worst
 
 NESTEROV = "Nesterov (2018)"
@@ -74,8 +74,9 @@ def smoothness_constant(
 
     Notes
     -----
-    Certificates: ``bracket`` (exact), lower ≤ L ≤ upper, where there is an upper bound; ``quadratic_bound`` (monitor),
-    |f(y) − f(x) − ⟨∇f(x), y − x⟩| ≤ L/2‖y − x‖² at the pairs, where there is a constant to check.
+    Certificates: ``bracket`` (exact, for a continuous ∇f), lower ≤ L ≤ upper, where there is an upper bound;
+    ``quadratic_bound`` (monitor), |f(y) − f(x) − ⟨∇f(x), y − x⟩| ≤ L/2‖y − x‖² at the pairs, where there is
+    a constant to check.
 
     Examples
     --------
@@ -128,7 +129,9 @@ def _bounds(
     stats["upper"] = jnp.full_like(lower, jnp.inf) if upper is None else upper
     if upper is not None:
         slack = rounding(upper, 16.0)
-        certificates["bracket"] = Certificate("lower <= L <= upper", lower, upper + slack, "exact", "definition")
+        certificates["bracket"] = Certificate(
+            "lower <= L <= upper", lower, upper + slack, "exact", "definition", assumptions=(SMOOTH,)
+        )
     if constant is not None:
         gap, slack, apart = jax.vmap(lambda x, y: linear_error(f, x, y))(x, y)
         allowed = constant / 2 * apart**2 + slack

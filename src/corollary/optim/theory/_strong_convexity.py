@@ -23,7 +23,7 @@ from corollary.core.precision import follows_input
 from corollary.core.solution import Solution
 from corollary.optim._tree import at_least_zero, like, norm
 from corollary.optim.penalties._base import Scalar
-from corollary.optim.theory._lipschitz import checked_region, jacobian_over
+from corollary.optim.theory._lipschitz import SMOOTH, checked_region, jacobian_over
 from corollary.optim.theory._samples import as_function, at, least_curvature, linear_error, pairs, sample, worst
 
 
@@ -75,7 +75,7 @@ def strong_convexity(
     Notes
     -----
     Certificates: ``quadratic_bound`` (monitor), f(y) ≥ f(x) + ⟨∇f(x), y − x⟩ + (μ/2)‖y − x‖²; ``pl`` (monitor),
-    ‖∇f‖² ≥ 2μ(f − f*); ``bracket`` (exact), with a `region`: lower ≤ μ ≤ upper.
+    ‖∇f‖² ≥ 2μ(f − f*); ``bracket`` (exact, for a continuous ∇f), with a `region`: lower ≤ μ ≤ upper.
 
     Examples
     --------
@@ -156,5 +156,7 @@ def _bounds(
     stats: dict[str, Any] = {"upper": upper, "lower": jnp.full_like(upper, -jnp.inf), "witness": at(points, k)}
     if below is not None:
         stats["lower"] = below
-        certificates["bracket"] = Certificate("lower <= μ <= upper", below, upper + noise[k], "exact", "Weyl")
+        certificates["bracket"] = Certificate(
+            "lower <= μ <= upper", below, upper + noise[k], "exact", "Weyl", assumptions=(SMOOTH,)
+        )
     return Solution(upper, certificates, stats=stats)
