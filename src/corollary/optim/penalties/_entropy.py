@@ -11,6 +11,7 @@ from typing import Any, final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Float, PyTree
 
@@ -80,7 +81,7 @@ class KullbackLeibler(Penalty):
     def __init__(self, reference: Any = 1.0, alpha: Any = 1.0):
         at_least_zero("reference", reference)
         at_least_zero("alpha", alpha, positive=True)
-        self.reference = jnp.asarray(reference) if isinstance(reference, list | tuple) else reference
+        self.reference = np.asarray(reference, float) if isinstance(reference, list | tuple) else reference
         self.alpha = alpha
 
     def _value(self, x: PyTree) -> Scalar:

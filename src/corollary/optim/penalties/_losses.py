@@ -45,7 +45,7 @@ class Hinge(Penalty):
         for leaf in jax.tree.leaves(y):
             if not isinstance(leaf, Tracer) and not set(np.unique(np.asarray(leaf, dtype=float))) <= {-1.0, 1.0}:
                 raise InputError(f"y: found {np.unique(np.asarray(leaf))[:5]}, expected labels -1 and 1")
-        self.y, self.alpha = jnp.asarray(y) if isinstance(y, list | tuple) else y, alpha
+        self.y, self.alpha = np.asarray(y, float) if isinstance(y, list | tuple) else y, alpha
 
     def _value(self, x: PyTree) -> Scalar:
         return total(elementwise(lambda z, y, a: a * jnp.maximum(1 - y * z, 0), x, self.y, self.alpha))
@@ -101,7 +101,7 @@ class Quantile(Penalty):
         at_least_zero("alpha", alpha)
         if not isinstance(quantile, jax.Array):
             validation.number(0.0, 1.0)("quantile", quantile)
-        self.y, self.quantile, self.alpha = jnp.asarray(y) if isinstance(y, list | tuple) else y, quantile, alpha
+        self.y, self.quantile, self.alpha = np.asarray(y, float) if isinstance(y, list | tuple) else y, quantile, alpha
 
     def _value(self, x: PyTree) -> Scalar:
         def entry(z, y, q, a):

@@ -38,7 +38,7 @@ class Halfspace(Penalty):
     offset: Any
 
     def __init__(self, normal: Any, offset: Any = 0.0):
-        self.normal = jnp.asarray(normal) if isinstance(normal, list | tuple) else normal
+        self.normal = np.asarray(normal, float) if isinstance(normal, list | tuple) else normal
         self.offset = offset
         for name, value in (("normal", normal), ("offset", offset)):
             finite(name, value)
