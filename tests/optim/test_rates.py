@@ -222,3 +222,8 @@ def test_newton_and_gradient_descent(x64):
 def test_bad_input(call, says):
     with pytest.raises(InputError, match=says):
         call()
+
+
+def test_a_run_of_fista_that_leaves_the_finite_numbers_says_so():
+    problem = Composite(LeastSquares(np.eye(2), np.zeros(2)))
+    assert not fista_energy(problem, [1.0, 1.0], [0.0, 0.0], 400, step_size=100.0).converged

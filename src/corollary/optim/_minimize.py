@@ -284,12 +284,12 @@ def _finish(
     stats: dict[str, Any] = {name: Note(text) for name, text in notes}
     stats |= {"objective": run.objective, "step_size": run.last.step}
     if run.last.lower is None:
-        stats["stopping"] = Note("stationarity residual, relative to the gradient's size")
+        stats["stopping"] = Note("stationarity residual")
         certificates = {
             "stationarity": Certificate(problem.claims()[0], run.violation, run.threshold, "monitor", FERMAT)
         }
     else:
-        stats["stopping"] = Note("duality gap, relative to f(0)")
+        stats["stopping"] = Note("duality gap")
         stats["lower_bound"] = run.lower
         certificates = {
             "duality_gap": Certificate(problem.claims()[1], run.violation, run.threshold, "exact", WEAK_DUALITY)

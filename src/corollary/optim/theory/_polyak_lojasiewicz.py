@@ -23,7 +23,7 @@ from corollary.core import validation
 from corollary.core.certificate import Assumption, Certificate, rounding
 from corollary.core.errors import InputError
 from corollary.core.precision import follows_input
-from corollary.core.solution import Solution
+from corollary.core.solution import Solution, Status
 from corollary.optim._smooth import LeastSquares
 from corollary.optim._tree import at_least_zero, finite, like, norm
 from corollary.optim.penalties._base import Scalar
@@ -203,4 +203,5 @@ def _descend(f: Callable[[Any], Any], x0: PyTree, mu: Scalar, L: Scalar, best: S
     )
     claim = "f(x_k) − f* <= (1 − μ/L)^k (f(x0) − f*)"
     certificate = Certificate(claim, gaps, bound + slack, "theorem", KARIMI, assumptions=known)
-    return Solution(last, {"rate": certificate}, 0, steps, history={"suboptimality": gaps, "rate_bound": bound})
+    status = Status.of(True, jnp.isfinite(gaps[-1]))
+    return Solution(last, {"rate": certificate}, status, steps, history={"suboptimality": gaps, "rate_bound": bound})

@@ -298,7 +298,7 @@ def fista_energy(problem: Composite, x0: Any, reference: Any, steps: int, *, ste
         "start": _every_step("E_t <= L/2·‖x0 − x*‖²", energy, first + slack, source, known),
     }
     history = {"energy": energy, "energy_bound": jnp.full_like(energy, first), "suboptimality": gap, "theta": theta}
-    return Solution(energy, certificates, 0, steps, history=history)
+    return Solution(energy, certificates, Status.of(True, jnp.isfinite(energy[-1])), steps, history=history)
 
 
 @eqx.filter_jit
