@@ -10,6 +10,7 @@ from corollary.core.finite_differences import Differences, GradientCheck, check_
 from corollary.core.float_formats import FORMATS, FloatFormat, round_to, stochastic_round
 from corollary.core.generating import ChernoffBound, LawMoments, chernoff, log_mgf, mgf, moments
 from corollary.core.hessian import hessian_operator
+from corollary.core.images import Images, read_idx, read_images, write_idx
 from corollary.core.jacobian_chain import ChainCost, chain_cost, jacobian_chain
 from corollary.core.linearity import check_linear
 from corollary.core.model_file import load, save
@@ -38,6 +39,7 @@ __all__ = [
     "FloatFormat",
     "Function",
     "GradientCheck",
+    "Images",
     "InputError",
     "LawMoments",
     "ModelFileError",
@@ -78,6 +80,8 @@ __all__ = [
     "mgf",
     "moments",
     "pairwise_sum",
+    "read_idx",
+    "read_images",
     "rmatmat",
     "round_to",
     "rounding",
@@ -88,4 +92,5 @@ __all__ = [
     "taylor",
     "validate_approximation",
     "validation",
+    "write_idx",
 ]

@@ -23,7 +23,7 @@ import safetensors.numpy
 from corollary.core.errors import ModelFileError
 
 FORMAT, SCHEMA = "corollary-model", 1
-ROOMS = ("factor", "linalg.tensor", "linear")
+ROOMS = ("factor", "linalg.tensor", "linear", "train")
 FOREIGN = {
     "sklearn.compose": ("ColumnTransformer", "TransformedTargetRegressor"),
     "sklearn.impute": ("SimpleImputer",),
