@@ -22,11 +22,19 @@ class Spec(NamedTuple):
 
 
 MODELS: dict[str, Spec] = {
+    "cnn": Spec(
+        "corollary.train:ConvNetClassifier",
+        "classification",
+        "convolutional network: a row is an image",
+        penalised=False,
+    ),
     "elastic-net": Spec("corollary.linear:ElasticNet", "regression", "least squares, |w| and w² penalised"),
     "lasso": Spec("corollary.linear:Lasso", "regression", "least squares, |w| penalised: few columns kept"),
     "lasso-cv": Spec("corollary.linear:LassoCV", "regression", "lasso, its penalty chosen by cross-validation"),
     "linear": Spec("corollary.linear:LinearRegression", "regression", "least squares", penalised=False),
     "logistic": Spec("corollary.linear:LogisticRegression", "classification", "logistic or softmax regression"),
+    "mlp": Spec("corollary.train:MLPClassifier", "classification", "multilayer perceptron", penalised=False),
+    "mlp-regressor": Spec("corollary.train:MLPRegressor", "regression", "multilayer perceptron", penalised=False),
     "ols": Spec("corollary.linear:LinearRegression", "regression", "the same as linear", penalised=False),
     "pca": Spec(
         "corollary.factor:PCA", "reduction", "principal components (no target)", defaults=("n_components=0.95",)

@@ -1,6 +1,6 @@
 """Optimisation: problem, solver and certificate as three independent choices."""
 
-from corollary.optim import curvature, functions, penalties, projections
+from corollary.optim import curvature, functions, penalties, projections, transforms
 from corollary.optim._composite import Composite
 from corollary.optim._hypergradient import hypergradient
 from corollary.optim._implicit import implicit_root
@@ -39,6 +39,7 @@ from corollary.optim.minimax._variance_reduced import FiniteSumGame, VarianceRed
 from corollary.optim.proximal._douglas_rachford import DouglasRachford, PenaltySum
 from corollary.optim.proximal._fista import Fista
 from corollary.optim.proximal._frank_wolfe import FrankWolfe
+from corollary.optim.proximal._group_working_set import GroupWorkingSet
 from corollary.optim.proximal._mirror_descent import MirrorDescent
 from corollary.optim.proximal._proximal_gradient import ProximalGradient
 from corollary.optim.smooth._barzilai_borwein import BarzilaiBorwein
@@ -172,6 +173,7 @@ __all__ = [
     "GaussNewtonStep",
     "GradientDescent",
     "GradientDescentAscent",
+    "GroupWorkingSet",
     "HeavyBall",
     "HessianFree",
     "Huber",
@@ -317,5 +319,6 @@ __all__ = [
     "sum_oracle",
     "svrg_factor",
     "tangent_kernel_pl",
+    "transforms",
     "trust_region_subproblem",
 ]

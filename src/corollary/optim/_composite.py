@@ -62,11 +62,14 @@ class Composite(Problem):
     def default_solver(self) -> tuple[Solver, str]:
         """`LBFGS` for a function as it is, `Fista` where the penalty is convex, else `ProximalGradient`."""
         from corollary.optim.proximal._fista import Fista
+        from corollary.optim.proximal._group_working_set import GroupWorkingSet, suits
         from corollary.optim.proximal._proximal_gradient import ProximalGradient
         from corollary.optim.smooth._lbfgs import LBFGS
 
         if isinstance(self.penalty, Zero) and isinstance(self.smooth, Differentiable):
             return LBFGS(), "a smooth function without a penalty or a known dual: a quasi-Newton method"
+        if suits(self):
+            return GroupWorkingSet(), "groups of many columns, of which few are expected: working sets"
         if self.penalty.is_convex:
             return Fista(), "the penalty is convex, so momentum with restarts is the fastest"
         return ProximalGradient(), "the penalty is not convex, so plain descent, which never raises the objective"

@@ -25,6 +25,7 @@ from corollary.core.certificate import Assumption, Certificate, rounding
 from corollary.core.errors import InputError
 from corollary.core.precision import follows_input
 from corollary.core.solution import Note, Solution, Status
+from corollary.optim import _in_order
 from corollary.optim._composite import Composite
 from corollary.optim._implicit import Hoisted, attach, closes_over_tracers, has_optimality, join, split
 from corollary.optim._problem import Info, Problem, Solver
@@ -199,14 +200,17 @@ def _start(dynamic: list[Any], x0: PyTree, reference: PyTree | None, static: Has
     )
 
 
-@partial(jax.jit, static_argnames=("static",))
-def _advance(dynamic: list[Any], run: Run, tol: Scalar, until: Int[Array, ""], static: Hashable) -> Run:
+def _until(dynamic: list[Any], run: Run, tol: Scalar, until: Int[Array, ""], static: Hashable) -> Run:
     problem, solver = join(dynamic, static)
 
     def going(run: Run):
         return (run.steps < until) & ~run.converged & run.finite & ~run.stuck
 
     return jax.lax.while_loop(going, lambda run: _one_step(problem, solver, run, tol), run)
+
+
+_advance = jax.jit(_until, static_argnames=("static",))
+_advance_in_order = _in_order.jit(_until, static_argnames=("static",))
 
 
 @partial(jax.jit, static_argnames=("static", "steps"))
@@ -325,12 +329,13 @@ def _drive(
     if _traced((dynamic, run, tol)):
         return _advance(dynamic, run, tol, jnp.int32(max_steps), static), False
     done, chunk = 0, 64
+    advance = _advance_in_order if _in_order.pays((dynamic, run)) else _advance
     with progress.bar("minimize", max_steps, verbose):
         try:
             while done < max_steps and _going(run):
                 started = time.perf_counter()
                 done = min(done + chunk, max_steps)
-                run = jax.block_until_ready(_advance(dynamic, run, tol, jnp.int32(done), static))
+                run = jax.block_until_ready(advance(dynamic, run, tol, jnp.int32(done), static))
                 if verbose:
                     progress.show(int(run.steps), objective=float(run.objective), violation=float(run.violation))
                 if time.perf_counter() - started < 0.2:

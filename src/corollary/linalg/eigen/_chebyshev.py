@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-LEAST, LARGEST = 9, 1001  # degree
+LEAST, LARGEST = 5, 1001  # degree
 
 
 class Filter(NamedTuple):

@@ -90,7 +90,8 @@ class Host:
         R = np.zeros((b, b), V.dtype)
         for j in range(int(at), m, b):
             W = apply(V[:, j : j + b])
-            W, h, R = _orthogonalised(np, W, V[:, : j + b], spare, j)
+            whole = V[:, : j + b]
+            W, h, R = (_one_pass(W, whole) if b == 1 and j > 0 else None) or _orthogonalised(np, W, whole, spare, j)
             T[: j + b, j : j + b] = h
             V[:, j + b : j + 2 * b] = W
         return V, T, R
@@ -169,6 +170,29 @@ def _orthogonalised(xp: Any, W: Any, V: Any, spare: Any, turns: Any) -> tuple[An
     again = across(W)
     W, turn = _orthonormal(xp, W - along(again))
     return W, h + again @ R, turn @ R
+
+
+def _one_pass(W: Any, V: Any) -> tuple[Any, Any, Any] | None:
+    """As `_orthogonalised` for one column of a Lanczos process, in half its passes; None where these are not enough.
+
+    The three-term recurrence takes out what is large of W; what V still holds of it is rounding, and one pass over V
+    removes it to the rounding of W as it is then. Where that pass shortens W by more than Daniel, Gragg, Kaufman &
+    Stewart's factor (the first step after a restart, or a space that is all but invariant), it does not.
+    Source: Daniel, Gragg, Kaufman & Stewart, Math. Comp. 30 (1976), section 2; η = 1/√2.
+    """
+    w, near = W[:, 0].copy(), V[:, -2:]
+    local = near.T @ w
+    w -= near @ local
+    before = np.sqrt(w @ w)
+    h = V.T @ w
+    w -= V @ h
+    after = np.sqrt(w @ w)
+    little = 10 * float(np.finfo(V.dtype).eps) * np.sqrt(local @ local)
+    if not (np.isfinite(after) and after > max(little, 0.5**0.5 * before)):
+        return None
+    h[-2:] += local
+    w /= after
+    return w[:, None], h[:, None], after[None, None]
 
 
 def _orthonormal(xp: Any, W: Any) -> tuple[Any, Any]:

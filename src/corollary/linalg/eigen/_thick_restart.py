@@ -20,7 +20,7 @@ from corollary.linalg.eigen._chebyshev import Filter, apply_filter, designed, id
 GAIN = 100.0  # by which a filter lifts the last wanted eigenvalue over the unwanted ones
 KEEP = 0.5  # of the room beside the wanted vectors is filled with further Ritz vectors
 CHANGE = 2.5  # times the degree makes a new filter worth a new Krylov space
-PLAIN, TRIAL = 4, 20  # cycles before another filter is considered
+PLAIN, TRIAL, PRODUCTS = 4, 20, 180  # cycles, and products per column, before another filter is considered
 LOOSE = 3e3  # estimates may be that far off: below, the residuals are measured
 AHEAD = 0.3  # of the tolerance, before the last look
 THICK, FRESH, VERIFY, DONE = 0, 1, 2, 3
@@ -202,7 +202,9 @@ def _go_on(xp: Any, plan: Plan, s: State, values: Any, estimates: Any, tol: Any)
     new = designed(
         xp, low, xp.where(wide, edge, low + 1), size[0], size[k - 1], ratio, GAIN, s.products.astype(s.T.dtype) / 4
     )
-    tried = s.age >= xp.where(s.filter.degree == 1, PLAIN, TRIAL)
+    # A low degree gets the products that a higher one would have had: a new Krylov space costs some hundreds.
+    patience = xp.where(s.filter.degree == 1, PLAIN, xp.maximum(TRIAL, PRODUCTS / s.filter.degree))
+    tried = xp.asarray(s.age).astype(patience.dtype) >= patience
     change = wide & tried & (new.degree > CHANGE * s.filter.degree)
     leading = xp.cumsum(xp.cumsum(estimates > 0.1 * tol) > 0) == 0
     locked = (xp.sum(leading) // b * b).astype(xp.int32)

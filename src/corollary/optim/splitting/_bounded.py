@@ -86,18 +86,18 @@ def box_qp(
     P, q = validation.matrix("P", P, host=True), validation.vector("q", q, host=True)
     if P.shape != (q.shape[0], q.shape[0]):
         raise InputError(f"P: found shape {P.shape}, expected ({q.shape[0]}, {q.shape[0]})")
-    P = P.astype(q.dtype)
-    if not isinstance(P, Tracer):
+    P = P.astype(q.dtype, copy=False) if isinstance(P, np.ndarray) else P.astype(q.dtype)
+    if not isinstance(P, Tracer) and not (isinstance(P, np.ndarray) and np.array_equal(P, P.T)):
         skew, size = np.max(np.abs(P - P.T), initial=0.0), np.max(np.abs(P), initial=0.0)
         if skew > 1e3 * np.finfo(P.dtype).eps * size:
             raise InputError(f"P: found an entry that differs by {skew:.3g} from its mirror image, expected symmetry")
     lower, upper, start = _setting(q, q.shape[0], bounds, x0, tol, max_steps)
     if isinstance(start, np.ndarray) and isinstance(P, np.ndarray):
-        scale = float(np.linalg.norm(q.astype(np.float64)))
+        scale = host.norm(q)
 
         def gradient(x):
             Px = P @ x
-            return Px + q, scale + float(np.linalg.norm(Px.astype(np.float64)))
+            return Px + q, scale + host.norm(Px)
 
         def objective(x, g):
             value = float((g + q) @ x / 2)
@@ -150,26 +150,7 @@ def lsq_linear(
     >>> lsq_linear([[1.0, 0.0], [1.0, 1.0]], [3.0, 1.0], (0.0, 2.5)).value.round(6).tolist()
     [2.0, 0.0]
     """
-    A, b = validation.matrix("A", A, host=True), validation.vector("b", b, host=True)
-    if A.shape[0] != b.shape[0]:
-        raise InputError(f"b: found {b.shape[0]} entries, expected {A.shape[0]} as A has rows")
-    b = b.astype(A.dtype)
-    lower, upper, start = _setting(A, A.shape[1], bounds, x0, tol, max_steps)
-    finite = not isinstance(lower, Tracer) and bool(np.all(np.isfinite(lower) & np.isfinite(upper)))
-    gap = A.shape[0] >= A.shape[1] or finite
-    if isinstance(lower, np.ndarray) and isinstance(A, np.ndarray) and isinstance(b, np.ndarray):
-        G, pull = A.T @ A, b @ A
-        scale = float(np.linalg.norm(pull.astype(np.float64)))
-
-        def gradient(x):
-            return (A @ x - b) @ A, scale + float(np.linalg.norm((x @ G).astype(np.float64)))
-
-        def objective(x, g):
-            residual = A @ x - b
-            return float(residual @ residual) / 2, float(b @ b) / 2
-
-        return host.solve(G, gradient, objective, lower, upper, start, tol, max_steps, gap, TEXTS)
-    return _least_squares(A, b, lower, upper, start, jnp.asarray(tol).astype(A.dtype), max_steps, gap)
+    return _lsq_linear(A, b, bounds, x0, tol, max_steps)
 
 
 @follows_input
@@ -193,7 +174,30 @@ def nnls(A: Any, b: Any, *, x0: Any = None, tol: Any = 1e-9, max_steps: int = 20
     >>> nnls([[1.0, 0.0], [1.0, 1.0]], [3.0, 1.0]).value.round(6).tolist()
     [2.0, 0.0]
     """
-    return lsq_linear(A, b, (0, None), x0=x0, tol=tol, max_steps=max_steps)
+    return _lsq_linear(A, b, (0, None), x0, tol, max_steps)
+
+
+def _lsq_linear(A: Any, b: Any, bounds: Any, x0: Any, tol: Any, max_steps: int) -> Solution:
+    A, b = validation.matrix("A", A, host=True), validation.vector("b", b, host=True)
+    if A.shape[0] != b.shape[0]:
+        raise InputError(f"b: found {b.shape[0]} entries, expected {A.shape[0]} as A has rows")
+    b = b.astype(A.dtype)
+    lower, upper, start = _setting(A, A.shape[1], bounds, x0, tol, max_steps)
+    finite = not isinstance(lower, Tracer) and bool(np.all(np.isfinite(lower) & np.isfinite(upper)))
+    gap = A.shape[0] >= A.shape[1] or finite
+    if isinstance(lower, np.ndarray) and isinstance(A, np.ndarray) and isinstance(b, np.ndarray):
+        G, pull = A.T @ A, b @ A
+        scale = host.norm(pull)
+
+        def gradient(x):
+            return (A @ x - b) @ A, scale + host.norm(x @ G)
+
+        def objective(x, g):
+            residual = A @ x - b
+            return float(residual @ residual) / 2, float(b @ b) / 2
+
+        return host.solve(G, gradient, objective, lower, upper, start, tol, max_steps, gap, TEXTS)
+    return _least_squares(A, b, lower, upper, start, jnp.asarray(tol).astype(A.dtype), max_steps, gap)
 
 
 def _setting(data: Any, n: int, bounds: Any, x0: Any, tol: Any, max_steps: Any) -> tuple[Any, Any, Any]:

@@ -1,0 +1,551 @@
+"""A small leaderboard of optimizers: four tasks, one tuning budget for all, steps and seconds to tuned AdamW's loss.
+
+::
+
+    python benchmarks/leaderboard.py --train --text tinyshakespeare.txt --mnist FOLDER   # what leaderboard.json lacks
+    python benchmarks/leaderboard.py --time --write                                      # seconds a step, anew; tables
+
+Rules. Each optimizer runs at five rates, a factor of 3 apart and centred on its documented default, on a seed that is
+used for nothing else; where the best of them lies at an end of the grid it is followed outwards, three rates at most.
+The best rate then runs on the test seeds. All have the same batches and starts (by seed), the same schedule (linear
+warm-up over 5 % of the steps, linear warm-down over the last 30 %) and no weight decay; other settings are defaults.
+The target is the mean of AdamW's last losses over the test seeds. Steps to target are read from losses that are measured
+every few steps on fixed data (straight lines between); seeds that do not reach it count as the whole run where that
+shortens AdamW, and give a rival no ratio at all. The second look: whoever ends below the target runs again with its
+schedule shrunk to 0.6 of the steps. p: Welch's test of the logarithms of steps against AdamW's, for no difference, not
+corrected for the number of rivals. Without ``--text`` and ``--mnist`` stand-ins of the same shapes are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.stats
+import sklearn.datasets
+from harness import machine, write
+
+from corollary.core import read_images
+from corollary.nn import ConvNet, RecurrentNetwork
+from corollary.optim.curvature import Bernoulli, Gaussian
+from corollary.optim.transforms import ekfac, kfac, optimizer
+
+STORE = pathlib.Path(__file__).with_name("leaderboard.json")
+FACTOR, GRID, BEYOND, SHORT, SYMBOLS, CONTEXT = 3.0, 5, 3, 0.6, 65, 32
+
+
+class Task(NamedTuple):
+    """A model by key, a batch by key, the loss of a batch, and what is measured of a model."""
+
+    about: str
+    data: str
+    steps: int
+    every: int
+    seeds: int
+    make: Callable[[Any], Any]
+    batch: Callable[[Any], Any]
+    loss: Callable[[Any, Any], Any]
+    measure: Callable[[Any], Any]
+    outputs: Callable[[Any, Any], Any] | None = None
+    distribution: Any = None
+
+
+def text(path: str | None, _: str | None) -> Task:
+    """A character LSTM."""
+    if path:
+        raw = np.frombuffer(pathlib.Path(path).read_bytes(), np.uint8)
+        ids = np.unique(raw, return_inverse=True)[1].astype(np.int32)
+    else:  # a Markov chain of the second order: few successors for each pair
+        rng = np.random.default_rng(0)
+        successors = rng.integers(0, SYMBOLS, (SYMBOLS, SYMBOLS, 4))
+        drawn = rng.choice(4, 100_000, p=(0.6, 0.2, 0.1, 0.1))
+        ids = np.zeros(100_000, np.int32)
+        for i in range(2, len(ids)):
+            ids[i] = successors[ids[i - 2], ids[i - 1], drawn[i]]
+    cut = len(ids) * 9 // 10
+    train = jnp.asarray(ids[:cut])
+    held = jnp.asarray(ids[cut:][: 128 * (CONTEXT + 1)].reshape(128, CONTEXT + 1))
+
+    def batch(key: Any) -> Any:
+        starts = jax.random.randint(key, (32,), 0, len(train) - CONTEXT - 1)
+        return train[starts[:, None] + jnp.arange(CONTEXT + 1)]
+
+    def loss(net: Any, rows: Any) -> Any:
+        logits = net(jax.nn.one_hot(rows[:, :-1], SYMBOLS))
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, rows[:, 1:]))
+
+    return Task(
+        "character LSTM, 64 units, context 32, batch 32; held-out cross-entropy in nats",
+        "tinyshakespeare" if path else "Markov chain",
+        300,
+        10,
+        3,
+        lambda key: RecurrentNetwork(SYMBOLS, 64, SYMBOLS, pool="each", key=key),
+        batch,
+        loss,
+        lambda net: loss(net, held),
+    )
+
+
+def images(_: str | None, folder: str | None) -> Task:
+    """A convolutional net on small digits."""
+    if folder:
+        found = read_images(folder, "test")
+        pixels = found.pixels.reshape(-1, 14, 2, 14, 2).mean((2, 4)) / 255
+        labels = found.labels
+    else:
+        digits = sklearn.datasets.load_digits()
+        pixels, labels = np.pad(digits.images / 16, ((0, 0), (3, 3), (3, 3))), digits.target
+    order = np.random.default_rng(0).permutation(len(pixels))
+    x = jnp.asarray(pixels[order][..., None], jnp.float32)
+    y = jnp.asarray(np.asarray(labels)[order], jnp.int32)
+    cut = len(x) * 9 // 10
+
+    def batch(key: Any) -> Any:
+        rows = jax.random.randint(key, (64,), 0, cut)
+        return x[rows], y[rows]
+
+    def loss(net: Any, both: Any) -> Any:
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(net(both[0]), both[1]))
+
+    return Task(
+        "two convolutions (8 and 16 channels) and a dense layer, 14 x 14 pixels, batch 64; held-out cross-entropy",
+        "MNIST-10k" if folder else "digits",
+        300,
+        10,
+        3,
+        lambda key: ConvNet((14, 14, 1), 10, (8, 16), key=key),
+        batch,
+        loss,
+        lambda net: loss(net, (x[cut:], y[cut:])),
+    )
+
+
+class Autoencoder(eqx.Module):
+    layers: list
+
+    def __init__(self, key: Any):
+        sizes = (64, 64, 32, 8, 32, 64, 64)
+        keys = jax.random.split(key, len(sizes) - 1)
+        self.layers = [eqx.nn.Linear(m, n, key=k) for m, n, k in zip(sizes[:-1], sizes[1:], keys, strict=True)]
+
+    def __call__(self, x: Any) -> Any:
+        for k, layer in enumerate(self.layers):
+            x = layer(x) if k in (2, 5) else jnp.tanh(layer(x))
+        return x
+
+
+def autoencoder(*_: Any) -> Task:
+    """The usual ill-conditioned net, small."""
+    x = jnp.asarray(sklearn.datasets.load_digits().data / 16, jnp.float32)
+
+    def loss(net: Any, x: Any) -> Any:
+        return jnp.mean(jax.vmap(Bernoulli())(jax.vmap(net)(x), x))
+
+    return Task(
+        "autoencoder 64-64-32-8-32-64-64, tanh, batch 128; training cross-entropy of an image, all 1797",
+        "digits",
+        600,
+        10,
+        4,
+        Autoencoder,
+        lambda key: x[jax.random.randint(key, (128,), 0, len(x))],
+        loss,
+        lambda net: loss(net, x),
+        lambda net, x: jax.vmap(net)(x),
+        Bernoulli(),
+    )
+
+
+class Taylor(eqx.Module):
+    """(u, u', u'') of u(x) = x(1 - x) N(x), N an MLP whose layers see all three coefficients (and carry no bias apart
+    from a constant input), so that each is one dense layer used three times."""
+
+    layers: list
+
+    def __init__(self, key: Any):
+        sizes = (1, 32, 32, 32, 1)
+        keys = jax.random.split(key, len(sizes) - 1)
+        self.layers = [
+            eqx.nn.Linear(m + 1, n, use_bias=False, key=k) for m, n, k in zip(sizes[:-1], sizes[1:], keys, strict=True)
+        ]
+
+    def __call__(self, x: Any) -> Any:
+        h = jnp.stack([2 * x - 1, jnp.full_like(x, 2), jnp.zeros_like(x)])[:, None]
+        one = jnp.array([[1.0], [0.0], [0.0]], h.dtype)
+        for k, layer in enumerate(self.layers):
+            z, dz, ddz = jax.vmap(layer)(jnp.concatenate([h, one], axis=1))
+            t = jnp.tanh(z)
+            s = 1 - t * t
+            h = jnp.stack([z, dz, ddz] if k == len(self.layers) - 1 else [t, s * dz, s * ddz - 2 * t * s * dz * dz])
+        n, dn, ddn = h[:, 0]
+        return x * (1 - x) * ddn + 2 * (1 - 2 * x) * dn - 2 * n
+
+
+def pinn(*_: Any) -> Task:
+    """u'' = f on (0, 1), u = 0 at both ends: the loss is the mean squared residual over that of u = 0."""
+    x = (jnp.arange(128, dtype=jnp.float32) + 0.5) / 128
+    f = -(jnp.sin(jnp.pi * x) + 16 * jnp.sin(4 * jnp.pi * x) * 0.5)
+    size = jnp.sqrt(jnp.mean(f * f))
+
+    def outputs(net: Any, x: Any) -> Any:
+        return (jax.vmap(net)(x) / size)[:, None]
+
+    def loss(net: Any, x: Any) -> Any:
+        return jnp.mean((outputs(net, x)[:, 0] - f / size) ** 2)
+
+    return Task(
+        "PINN, u'' = f on (0, 1) by a tanh MLP 1-32-32-32-1, all 128 points; mean squared residual over that of u = 0",
+        "128 points",
+        1000,
+        20,
+        4,
+        Taylor,
+        lambda key: x,
+        loss,
+        lambda net: loss(net, x),
+        outputs,
+        Gaussian(math.sqrt(0.5)),
+    )
+
+
+TASKS = {"text": text, "images": images, "autoencoder": autoencoder, "pinn": pinn}
+
+
+class Entrant(NamedTuple):
+    """How it is built from a schedule, its documented rate, the extra arguments of update, evaluations a step."""
+
+    build: Callable[..., Any]
+    rate: float
+    needs: str = ""
+    cost: str = "1 gradient"
+
+
+def _named(name: str, rate: float, needs: str = "", cost: str = "1 gradient", **settings: Any) -> Entrant:
+    return Entrant(lambda rate, task, net: optimizer(name, learning_rate=rate, **settings), rate, needs, cost)
+
+
+def _kronecker(method: Any) -> Entrant:
+    def build(rate: Any, task: Task, net: Any) -> Any:
+        return method(net, rate, distribution=task.distribution)
+
+    return Entrant(build, 0.1, "outputs", "1 gradient, 0.1 captures")
+
+
+def _ranger21(rate: Any, task: Task, net: Any) -> Any:
+    return optimizer("ranger21", learning_rate=rate, total_steps=task.steps, weight_decay=0.0)
+
+
+ENTRANTS = {
+    "adamw": _named("adamw", 1e-3, weight_decay=0.0),
+    "soap": _named("soap", 3e-3, weight_decay=0.0),
+    "muon": _named("muon", 1e-3, scale="moonshot"),
+    "shampoo": _named("shampoo", 1e-3),
+    "kfac": _kronecker(kfac),
+    "ekfac": _kronecker(ekfac),
+    "lion": _named("lion", 1e-4, weight_decay=0.0),
+    "sgd": _named("sgd", 0.1),
+    "nadamw": Entrant(lambda rate, task, net: optax.nadamw(rate, weight_decay=0.0), 1e-3),
+    "mars": _named("mars", 3e-3),
+    "sassha": _named("sassha", 0.15, "value", "2 gradients, 0.1 products"),
+    "sam": _named("sam", 0.1, "grad", "2 gradients"),
+    "sophia": _named("sophia", 1e-3, "value", "1 gradient, 0.1 products", weight_decay=0.0),
+    "adahessian": _named("adahessian", 0.15, "value", "1 gradient, 1 product"),
+    "ranger21": Entrant(_ranger21, 1e-3),
+}
+
+
+def shape(t: Any, total: Any) -> Any:
+    """The schedule over its peak."""
+    return jnp.minimum(jnp.minimum((t + 1) / (0.05 * total), 1), (total - t) / (0.3 * total))
+
+
+class Runner:
+    """One optimizer on one task: compiled once, for all rates, seeds and lengths."""
+
+    def __init__(self, task: Task, entrant: Entrant):
+        net = task.make(jax.random.key(0))
+        static = eqx.partition(net, eqx.is_inexact_array)[1]
+
+        def made(rate: Any, total: Any) -> Any:
+            return entrant.build(lambda t: rate * shape(t, total), task, net)
+
+        def start(key: Any, rate: Any, total: Any) -> Any:
+            params = eqx.filter(task.make(key), eqx.is_inexact_array)
+            return params, made(rate, total).init(params)
+
+        def advance(params: Any, state: Any, key: Any, t: Any, rate: Any, total: Any) -> Any:
+            rule = made(rate, total)
+
+            def step(both: Any, t: Any) -> Any:
+                params, state = both
+                batch = task.batch(jax.random.fold_in(key, t))
+                value = lambda p: task.loss(eqx.combine(p, static), batch)  # noqa: E731
+                gradient = jax.grad(value)
+                extra: dict[str, Any] = {
+                    "": {},
+                    "value": {"value_fn": value},
+                    "grad": {"grad_fn": gradient},
+                    "outputs": {"outputs_fn": lambda m: task.outputs(m, batch)},  # type: ignore
+                }[entrant.needs]
+                updates, state = rule.update(gradient(params), state, params, **extra)
+                return (optax.apply_updates(params, updates), state), None
+
+            return jax.lax.scan(step, (params, state), t + jnp.arange(task.every))[0]
+
+        self.task, self.start, self.advance = task, jax.jit(start), jax.jit(advance)
+        self.measure = jax.jit(lambda params: task.measure(eqx.combine(params, static)))
+
+    def curve(self, rate: float, seed: int, share: float = 1.0) -> list[float | None]:
+        """Losses before, and every so many steps; None where it is not finite."""
+        first, rest = jax.random.split(jax.random.key(seed))
+        chunks = round(self.task.steps * share / self.task.every)
+        total = jnp.float32(chunks * self.task.every)
+        params, state = self.start(first, jnp.float32(rate), total)
+        losses: list[float | None] = []
+        for k in range(chunks + 1):
+            loss = float(self.measure(params))
+            losses.append(float(f"{loss:.5g}") if math.isfinite(loss) else None)
+            if k == chunks or losses[-1] is None:
+                break
+            params, state = self.advance(params, state, rest, jnp.int32(k * self.task.every), jnp.float32(rate), total)
+        return losses + [None] * (chunks + 1 - len(losses))
+
+    def timer(self, rate: float) -> Callable[[], float]:
+        """A function that takes at least 40 more steps and says how long one took."""
+        key, total = jax.random.key(0), jnp.float32(self.task.steps)
+        rounds = math.ceil(40 / self.task.every)
+        hold = [self.start(key, jnp.float32(rate), total), 0]
+
+        def go() -> float:
+            start = time.perf_counter()
+            for _ in range(rounds):
+                t = jnp.int32(hold[1] * self.task.every)
+                hold[:] = [self.advance(*hold[0], key, t, jnp.float32(rate), total), hold[1] + 1]
+            jax.block_until_ready(hold[0])
+            return (time.perf_counter() - start) / rounds / self.task.every
+
+        go()
+        return go
+
+
+def compete(runner: Runner, entrant: Entrant, target: float | None) -> dict[str, Any]:
+    """Tune on seed 0, then the test seeds, then, where it pays, the shorter schedule."""
+    tried: dict[float, float] = {}
+
+    def at(k: int) -> float:
+        rate = float(f"{entrant.rate * FACTOR**k:.3g}")
+        if rate not in tried:
+            last = runner.curve(rate, 0)[-1]
+            tried[rate] = math.inf if last is None else last
+        return tried[rate]
+
+    low, high = -(GRID // 2), GRID // 2
+    best = min(range(low, high + 1), key=at)
+    for direction in (-1, 1):
+        for _ in range(BEYOND):
+            if best not in (low, high) or (best == low) != (direction < 0):
+                break
+            low, high = (low - 1, high) if direction < 0 else (low, high + 1)
+            best = min((best, best + direction), key=at)
+    rate = float(f"{entrant.rate * FACTOR**best:.3g}")
+    curves = [runner.curve(rate, seed) for seed in range(1, runner.task.seeds + 1)]
+    lasts = [c[-1] for c in curves]
+    found = {
+        "rate": rate,
+        "tried": {f"{k:g}": v if math.isfinite(v) else None for k, v in sorted(tried.items())},
+        "at_the_edge": best in (low, high),
+        "cost": entrant.cost,
+        "curves": curves,
+    }
+    if target is not None and None not in lasts and statistics.fmean(lasts) <= target:  # type: ignore[arg-type]
+        found["short"] = [runner.curve(rate, seed, SHORT)[-1] for seed in range(1, runner.task.seeds + 1)]
+    return found
+
+
+def read(path: pathlib.Path = STORE) -> dict[str, Any]:
+    """The stored runs."""
+    return json.loads(path.read_text()) if path.exists() else {"tasks": {}}
+
+
+def save(store: dict[str, Any], path: pathlib.Path) -> None:
+    path.write_text(json.dumps(store, indent=None, separators=(",", ":")).replace('"rate"', '\n"rate"') + "\n")
+
+
+def target_of(task: dict[str, Any]) -> float:
+    """AdamW's mean last loss."""
+    return statistics.fmean(c[-1] for c in task["optimizers"]["adamw"]["curves"])
+
+
+def steps_to(curve: list[float | None], target: float, every: int) -> float | None:
+    """Where the curve first falls to the target, on straight lines between measurements."""
+    for k, value in enumerate(curve):
+        if value is not None and value <= target:
+            before = curve[k - 1] if k else None
+            back = 0.0 if before is None or before == value else (target - value) / (before - value)
+            return (k - back) * every
+    return None
+
+
+def compare(task: dict[str, Any], name: str) -> dict[str, Any]:
+    """What the table says of one optimizer: last loss, steps to target, both ratios to AdamW's, p."""
+    target, every, total = target_of(task), task["every"], task["steps"]
+    entry, reference = task["optimizers"][name], task["optimizers"]["adamw"]
+    lasts = [math.inf if c[-1] is None else c[-1] for c in entry["curves"]]
+    n = len(lasts)
+    finite = all(map(math.isfinite, lasts))
+    out: dict[str, Any] = {
+        "loss": statistics.fmean(lasts),
+        "loss_error": statistics.stdev(lasts) / math.sqrt(n) if finite else math.inf,
+        "reached": 0,
+    }
+    steps = [steps_to(c, target, every) for c in entry["curves"]]
+    base = [steps_to(c, target, every) or total for c in reference["curves"]]
+    out["reached"] = n - steps.count(None)
+    if "seconds" in entry and "seconds" in reference:
+        out["seconds"], out["per_step"] = entry["seconds"], entry["seconds_ratio"]
+    if name == "adamw":
+        steps = list(base)
+    if None in steps:
+        return out
+    ours, theirs = np.log(np.maximum(np.array(steps, float), 1)), np.log(base)
+    # A straight line between measurements reads a step to about every/sqrt(12), which no variance may go below.
+    spread = [max(np.var(v, ddof=1), (every / np.exp(v.mean())) ** 2 / 12) / len(v) for v in (ours, theirs)]
+    gap, error = ours.mean() - theirs.mean(), math.sqrt(sum(spread))
+    freedom = sum(spread) ** 2 / sum(s**2 / (len(v) - 1) for s, v in zip(spread, (ours, theirs), strict=True))
+    out |= {"steps": float(np.mean(steps)), "steps_error": float(np.std(steps, ddof=1) / math.sqrt(n))}
+    if name != "adamw":
+        p = 2 * scipy.stats.t.sf(abs(gap) / error, freedom)
+        out |= {"ratio": math.exp(gap), "ratio_error": math.exp(gap) * error, "p": float(p)}
+        if "per_step" in out:
+            out["seconds_ratio"] = out["ratio"] * out["per_step"]
+    if "short" in entry:
+        out["short"] = statistics.fmean(math.inf if v is None else v for v in entry["short"])
+    return out
+
+
+def table(name: str, task: dict[str, Any]) -> str:
+    """One task in Markdown, best first, with the verdict."""
+    rows = {who: compare(task, who) for who in task["optimizers"]}
+    order = sorted(rows, key=lambda who: (rows[who].get("steps", math.inf), rows[who]["loss"]))
+    seeds = len(task["optimizers"]["adamw"]["curves"])
+    lines = [
+        f"### {name}: {task['about']} ({task['data']}), {task['steps']} steps, {seeds} seeds",
+        "",
+        "| optimizer | rate | last loss ± s.e. | steps to target ± s.e. | steps / AdamW's ± s.e. | p | evaluations a step "
+        "| ms a step | seconds / AdamW's | loss with 0.6 of the steps |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    winners = []
+    for who in order:
+        r, entry = rows[who], task["optimizers"][who]
+        steps = (
+            f"{r['steps']:.0f} ± {r['steps_error']:.0f}" if "steps" in r else f"reached by {r['reached']} of {seeds}"
+        )
+        ratio = f"{r['ratio']:.2f} ± {r['ratio_error']:.2f}" if "ratio" in r else ("1" if who == "adamw" else "-")
+        p = f"{r['p']:.1g}" if "p" in r else "-"
+        ms = f"{1e3 * r['seconds']:.3g}" if "seconds" in r else "-"
+        seconds = f"{r['seconds_ratio']:.2f}" if "seconds_ratio" in r else ("1" if who == "adamw" else "-")
+        short = f"{r['short']:.4g}" if "short" in r else "-"
+        rate = f"{entry['rate']:g}" + ("*" if entry["at_the_edge"] else "")
+        lines.append(
+            f"| {who} | {rate} | {r['loss']:.4g} ± {r['loss_error']:.1g} | {steps} | {ratio} | {p} | {entry['cost']} "
+            f"| {ms} | {seconds} | {short} |"
+        )
+        if r.get("ratio", 1) <= 0.6 and r.get("seconds_ratio", 1) <= 0.8 and r.get("p", 1) < 0.01:
+            winners.append(who)
+    bar = "0.6 of AdamW's steps and 0.8 of its seconds with p < 0.01"
+    verdict = f"{', '.join(winners)}: within {bar}" if winners else f"No optimizer reaches the target in {bar}"
+    lines += ["", f"Target: AdamW's {target_of(task):.4g}. {verdict}."]
+    if any(task["optimizers"][who]["at_the_edge"] for who in order):
+        lines += ["(*: the best rate lies at the end of the extended grid.)"]
+    return "\n".join(lines) + "\n"
+
+
+def train(store: dict[str, Any], args: Any, path: pathlib.Path) -> None:
+    """Run what the store lacks, saved after each optimizer."""
+    for name in args.tasks or TASKS:
+        task = TASKS[name](args.text, args.mnist)
+        if args.tiny:
+            task = task._replace(steps=2 * task.every, seeds=2)
+        kept = store["tasks"].setdefault(name, {})
+        if kept and (kept["data"], kept["steps"]) != (task.data, task.steps):
+            raise SystemExit(
+                f"{name}: found runs on {kept['data']} in {path}, expected {task.data}; name another --json"
+            )
+        kept |= {"about": task.about, "data": task.data, "steps": task.steps, "every": task.every}
+        entries = kept.setdefault("optimizers", {})
+        for who, entrant in ENTRANTS.items():
+            known = who not in entries and (not args.only or who in args.only)
+            if not known or (entrant.needs == "outputs" and task.outputs is None):
+                continue
+            start = time.process_time()
+            found = compete(Runner(task, entrant), entrant, None if who == "adamw" else target_of(kept))
+            entries[who] = found
+            lasts = [c[-1] for c in found["curves"]]
+            print(name, who, found["rate"], lasts, f"{time.process_time() - start:.0f} s of CPU", flush=True)
+            save(store, path)
+            jax.clear_caches()
+
+
+def measure_time(store: dict[str, Any], args: Any, path: pathlib.Path) -> None:
+    """Seconds a step, each optimizer in turn with AdamW; medians of the times and of the ratios."""
+    for name in args.tasks or store["tasks"]:
+        task, entries = TASKS[name](args.text, args.mnist), store["tasks"][name]["optimizers"]
+        base = Runner(task, ENTRANTS["adamw"]).timer(entries["adamw"]["rate"])
+        for who, entry in entries.items():
+            if args.only and who not in args.only:
+                continue
+            other = base if who == "adamw" else Runner(task, ENTRANTS[who]).timer(entry["rate"])
+            pairs = [(other(), base()) for _ in range(3 if args.tiny else 9)]
+            entry["seconds"] = float(f"{statistics.median(a for a, _ in pairs):.4g}")
+            ratio = 1.0 if who == "adamw" else statistics.median(a / b for a, b in pairs)
+            entry["seconds_ratio"] = float(f"{ratio:.4g}")
+            print(name, who, f"{1e3 * entry['seconds']:.3g} ms, {ratio:.2f} of AdamW's", flush=True)
+            save(store, path)
+    store["timed"] = f"{time.strftime('%Y-%m-%d')} on {machine()}"
+    save(store, path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train what is missing, time, print the tables, write them."""
+    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    cli.add_argument("tasks", nargs="*", help=f"some of {', '.join(TASKS)}; all where none is named")
+    cli.add_argument("--train", action="store_true", help="run what the JSON file lacks")
+    cli.add_argument("--time", action="store_true", help="measure seconds a step anew")
+    cli.add_argument("--write", action="store_true", help="put the tables into RESULTS.md")
+    cli.add_argument("--only", action="append", help="an optimizer; may be repeated")
+    cli.add_argument("--text", help="a text file, for instance tinyshakespeare")
+    cli.add_argument("--mnist", help="a folder with MNIST's IDX files")
+    cli.add_argument("--json", type=pathlib.Path, default=STORE)
+    cli.add_argument("--tiny", action="store_true", help="two measurements, to see that it runs")
+    args = cli.parse_args(argv)
+    # The same programs are compiled for training and for timing.
+    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(tempfile.gettempdir()) / "leaderboard-programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    store = read(args.json)
+    if args.train:
+        train(store, args, args.json)
+    if args.time:
+        measure_time(store, args, args.json)
+    for name in args.tasks or store["tasks"]:
+        words = table(name, store["tasks"][name])
+        print(words)
+        if args.write:
+            write("Optimizer leaderboard", name, words)
+
+
+if __name__ == "__main__":
+    main()
