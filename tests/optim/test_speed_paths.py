@@ -53,6 +53,7 @@ def test_only_small_loops_on_one_cpu_run_in_order():
     assert _in_order.pays([jnp.zeros(8)]) == _in_order._known()
     assert not _in_order.pays([jnp.zeros(_in_order.SMALL // 4 + 1, jnp.float32)])
     assert not _in_order.pays([])
+    assert not _in_order.pays([jnp.zeros(8), np.zeros(_in_order.SMALL // 8 + 1)])  # data that stay on the host
 
 
 # Bounds

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from corollary.core.errors import InputError, ModelFileError
+from corollary.core.solution import Status
 from corollary.train import (
     ArrayFeed,
     Checkpoints,
@@ -24,6 +25,7 @@ from corollary.train import (
     Trainer,
 )
 from corollary.train import _checkpoint as module
+from corollary.train import _loop as loop
 
 ADAM = optax.adam(1e-2)
 RNG = np.random.default_rng(0)
@@ -127,7 +129,7 @@ def test_a_crash_at_any_moment_of_writing_leaves_a_good_checkpoint(tmp_path, mon
     assert seen == {1, 2}
 
 
-@pytest.mark.parametrize("damage", ["truncated", "torn json", "flipped bit", "missing", "foreign", "newer"])
+@pytest.mark.parametrize("damage", ["truncated", "torn json", "flipped bit", "missing", "foreign", "newer", "a digit"])
 def test_a_bad_checkpoint_is_refused_and_the_one_before_it_used(tmp_path, damage):
     like = {"state": {"w": jnp.zeros(3)}}
     checkpoints = Checkpoints(tmp_path)
@@ -150,6 +152,8 @@ def test_a_bad_checkpoint_is_refused_and_the_one_before_it_used(tmp_path, damage
                 text.write_text(json.dumps({"hello": 1}))
             case "newer":
                 text.write_text(json.dumps({**head, "schema": 99}))
+            case "a digit":
+                text.write_text(json.dumps({**head, "record": {"at": [4]}}))
 
     spoil(tmp_path / "step-000000000002")
     with pytest.warns(CheckpointWarning, match="Going on from step-000000000001"):
@@ -268,3 +272,50 @@ def test_kill_minus_nine_at_random_moments_changes_no_bit(tmp_path):
     assert done.stdout.split() == ["2"]
     whole = make().fit(ArrayFeed(DATA, 8, seed=1), steps=150)
     assert (tmp_path / "pieces").read_bytes() == bits(whole)
+
+
+def test_pruning_leaves_the_good_ones_and_what_is_not_ours(tmp_path):
+    like = {"state": {"w": jnp.zeros(2)}}
+    (tmp_path / ".venv-3").mkdir(parents=True)
+    Checkpoints(tmp_path, keep=1).save(10, like)
+    shutil.copytree(tmp_path / "step-000000000010", tmp_path / "step-000000000020")
+    (tmp_path / "step-000000000020" / "state.json").write_text("torn")
+    again = Checkpoints(tmp_path, keep=1)
+    with pytest.warns(CheckpointWarning):
+        again.load(like)
+    again.save(15, like)
+    assert {p.name for p in tmp_path.iterdir()} == {".venv-3", "step-000000000015", "step-000000000020"}
+    # One that is used for a second run, in an empty folder, writes anew.
+    shutil.rmtree(tmp_path)
+    assert again.load(like) is None
+    again.save(15, like)
+    assert (tmp_path / "step-000000000015").is_dir()
+
+
+def test_a_failed_run_that_is_started_again_repeats_only_the_failed_step(tmp_path):
+    data = np.ones(12, np.float32)
+    data[7] = np.inf
+    trainer = Trainer({"w": jnp.ones(())}, lambda model, batch, key: jnp.mean(batch * model["w"]), ADAM)
+    for _ in range(2):
+        solution = trainer.fit(ArrayFeed(data, 2, shuffle=False), steps=6, checkpoint=tmp_path)
+        assert (solution.steps, len(solution.history["loss"]), len(solution.stats["non_finite"])) == (3, 4, 1)
+
+
+@pytest.mark.parametrize("when", ["evaluate", "_account"])
+def test_an_interruption_at_any_moment_leaves_a_run_that_goes_on_to_the_same_bits(tmp_path, monkeypatch, whole, when):
+    """In the middle of a validation, or between a call and the record of it."""
+    uninterrupted, feed = whole
+    place = loop if when == "evaluate" else loop._Run
+    original, calls = getattr(place, when), iter([False, True, False, False])
+
+    def interrupted(*args):
+        if next(calls):
+            raise KeyboardInterrupt
+        return original(*args)
+
+    options = {"steps": 23, "validation": feed, "validate_every": 4}
+    with monkeypatch.context() as patch:
+        patch.setattr(place, when, interrupted)
+        first = make().fit(feed, checkpoint=tmp_path, **options)
+    assert (first.status, first.steps, len(first.history["loss"])) == (Status.MAX_STEPS, 8, 8)
+    assert bits(make().fit(feed, checkpoint=tmp_path, **options)) == bits(uninterrupted)

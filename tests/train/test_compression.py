@@ -69,6 +69,9 @@ def test_sparsity_is_exact_and_structures_are_whole():
     assert sorted(np.asarray(columns).sum(0)) == [0] * 4 + [6] * 4
     two_four = train.prune(w, 0.0, structure="n:m")
     assert np.all(np.asarray(two_four.value[1]["a"]).reshape(6, 2, 4).sum(-1) == 2)
+    mixed = {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.linspace(0.998, 1.002, 5)}  # ranked in the wider precision
+    assert train.prune(mixed, 0.5, scope="global").value[1]["b"].tolist() == [False, False, True, True, True]
+    assert train.prune(np.arange(4.0), 0.5).value[0].dtype == np.float64
     for factor in (1e-12, 1e12):  # a change of units prunes the same weights
         scaled = jax.tree.map(lambda leaf, f=factor: leaf * jnp.asarray(f, leaf.dtype), w)
         for structure in ("entry", "row"):
@@ -142,11 +145,21 @@ def test_fp8_passes_gradients_in_e5m2():
     np.testing.assert_array_equal(value, train.quantize_fp8(x).value)
     g = jnp.array([0.7, 1e-3])
     np.testing.assert_array_equal(pull(g)[0], train.quantize_fp8(g, "e5m2").value)
+    # An overflow stays one, for a loss scale to see, and does not spoil the others.
+    spoilt = jnp.array([jnp.inf, 1.125])
+    np.testing.assert_array_equal(train.fp8(spoilt), spoilt)
+    np.testing.assert_array_equal(pull(spoilt)[0], jnp.array([jnp.inf, 1.0]))
+    assert train.fp8(jnp.zeros(0)).shape == (0,)
 
 
 def test_refusals():
     w = jnp.ones((2, 6))
     for call, words in (
+        (lambda: train.distillation_loss(w, w, jnp.array([-1, 2])), "labels: found one outside the classes"),
+        (lambda: train.prune(w, 0.5, hessian=-w), "hessian: found"),
+        (lambda: train.prune(w, 0.5, hessian=jnp.ones(())), "hessian: found shapes"),
+        (lambda: train.quantize_fp8(w, scale=3.0), "scale: found 3.0, expected a power of two"),
+        (lambda: train.quantize_fp8(w, scale=0.0), "scale: found"),
         (lambda: train.distillation_loss(w, w[:1]), "teacher: found shape"),
         (lambda: train.distillation_loss(w, w, temperature=0.0), "temperature: found 0.0"),
         (lambda: train.distillation_loss(w, w, w), "labels: found float32"),

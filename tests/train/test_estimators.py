@@ -10,8 +10,8 @@ from sklearn.datasets import load_iris
 
 import corollary
 from corollary.core import InputError
-from corollary.train import Autoencoder, MLPClassifier, MLPRegressor
-from corollary.train.estimators._base import Fit, classification_loss
+from corollary.train import ArrayFeed, Autoencoder, MLPClassifier, MLPRegressor, SequenceForecaster, windows
+from corollary.train.estimators._base import Fit, classification_loss, standard
 
 RNG = np.random.default_rng(0)
 X, Y = load_iris(return_X_y=True)
@@ -191,3 +191,71 @@ def test_changed_settings_after_the_fit_are_told(fitted):
     vars(changed).update({k: v for k, v in vars(fitted).items() if k.endswith("_")})
     with pytest.raises(InputError, match="shape was changed"):
         changed.predict(X)
+
+
+@QUIET
+@pytest.mark.parametrize("rows", [150, 70])
+def test_a_partial_fit_takes_each_of_its_rows_once(monkeypatch, rows):
+    """Also where the calls before had more steps, or fewer: the epoch begins with its first batch."""
+    model = MLPRegressor(2, batch_size=40, **FEW).partial_fit(X[:100], Y[:100])
+    seen, original = [], ArrayFeed.indices
+
+    def watched(feed, k):
+        found = original(feed, k)
+        first = feed.examples - 40 * (k % feed.steps_per_epoch)
+        seen.extend(found[: max(0, first)].tolist())
+        return found
+
+    monkeypatch.setattr(ArrayFeed, "indices", watched)
+    monkeypatch.setattr(ArrayFeed, "capacity", lambda feed: 512)
+    model.partial_fit(X[:rows], Y[:rows])
+    assert sorted(seen) == list(range(rows))
+
+
+@QUIET
+def test_rows_of_weight_zero_are_rows_left_out():
+    """In the batches, in the moments, and among the rows held out."""
+    weight = np.tile([0.0, 1.0, 1.0], 50)
+    settings = {"hidden_layer_sizes": 4, "early_stopping": True, "class_weight": "balanced", **FEW}
+    weighted = MLPClassifier(**settings).fit(X, Y, sample_weight=weight)
+    left_out = MLPClassifier(**settings).fit(X[weight > 0], Y[weight > 0])
+    np.testing.assert_allclose(weighted.predict_proba(X), left_out.predict_proba(X), rtol=1e-9)
+    np.testing.assert_allclose(weighted.validation_curve_, left_out.validation_curve_, rtol=1e-9)
+    assert not hasattr(left_out.set_params(early_stopping=False).fit(X, Y), "validation_curve_")
+    part = MLPClassifier(4, class_weight="balanced", **FEW)
+    assert part.partial_fit(X[:60], Y[:60], classes=[0, 1, 2]).n_iter_ == 1  # a part without the third class
+
+
+def test_float32_moments_of_many_rows_do_not_come_to_a_halt():
+    """In float32, adding 1e-8 to 0.5 changes nothing."""
+    column = np.full((1, 3), 1.0, np.float32) + np.float32([0.0, 0.5, 1.0])
+    rows = np.concatenate([np.broadcast_to(column, (2**23, 3)), np.broadcast_to(column + 1, (2**23, 3))])
+    mean, scale = standard(rows, np.broadcast_to(np.float32(1), len(rows)))
+    np.testing.assert_allclose(mean, column[0] + 0.5, rtol=1e-6)
+    np.testing.assert_allclose(scale, 0.5, rtol=1e-6)
+    mean, scale = standard(rows[: 2**10], np.ones(2**10, np.float32), channels=1)
+    np.testing.assert_allclose([mean, scale], [[1.5] * 3, [np.sqrt(1 / 6)] * 3], rtol=1e-6)
+
+
+def test_a_loss_that_rises_is_told():
+    with pytest.warns(corollary.core.CertificateWarning, match="descent"):
+        MLPRegressor(
+            2, activation="identity", optimizer="sgd", learning_rate=2.0, max_iter=4, random_state=0, n_iter_no_change=1
+        ).fit(X, 1.0 * Y)
+
+
+@QUIET
+def test_a_forecast_feeds_each_prediction_back_once():
+    rows, y = windows(np.sin(np.arange(40) / 3), 6)
+    model = SequenceForecaster(3, cell="elman", **FEW).fit(rows, y)
+    series = list(rows[-1])
+    for _ in range(4):
+        series.append(model.predict([series[-6:]])[0])
+    np.testing.assert_allclose(model.forecast(rows[-1], 4), series[6:], rtol=1e-12)
+
+
+@QUIET
+def test_prediction_in_float32_of_a_float64_fit_divides_by_no_zero():
+    model = MLPRegressor(4, **FEW).fit(X * [1, 1e-100, 1, 1], X[:, 0])
+    expected = model.predict(X * [1, 0, 1, 1])
+    np.testing.assert_allclose(model.predict((X * [1, 0, 1, 1]).astype(np.float32)), expected, rtol=1e-4)

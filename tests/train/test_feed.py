@@ -20,6 +20,11 @@ def mean_loss(w, batch, key):
 SGD = optax.sgd(1e-4)
 
 
+def drawn(seed, step):
+    """The key of a feed's batch."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0x66656564), step)
+
+
 @pytest.mark.parametrize("remainder", ["drop", "weights"])
 def test_an_epoch_holds_every_example_once(remainder):
     feed = ArrayFeed(X, 5, seed=3, remainder=remainder)
@@ -78,7 +83,7 @@ def test_a_transform_sees_its_own_key_and_weights_reach_the_loss():
         return batch + jax.random.normal(key, batch.shape)
 
     feed = ArrayFeed(X, 5, seed=3, transform=jitter)
-    key = jax.random.fold_in(jax.random.key(3), 7)
+    key = drawn(3, 7)
     expected = X[feed.indices(7)] + jax.random.normal(key, (5, 2))
     np.testing.assert_allclose(feed.batch(7), expected, rtol=1e-6)
 
@@ -97,7 +102,7 @@ def test_a_transform_sees_its_own_key_and_weights_reach_the_loss():
 
 def test_generated_batches_are_drawn_from_the_steps_key():
     feed = GeneratedFeed(lambda key: jax.random.normal(key, (3,)), seed=2)
-    expected = jax.random.normal(jax.random.fold_in(jax.random.key(2), 9), (3,))
+    expected = jax.random.normal(drawn(2, 9), (3,))
     assert np.array_equal(feed.batch(9), expected)
 
 
@@ -117,3 +122,29 @@ def test_generated_batches_are_drawn_from_the_steps_key():
 def test_bad_feeds_are_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_noise_in_the_data_is_not_that_of_the_loss():
+    """With equal seeds: the keys of step k must differ."""
+
+    def loss(w, batch, key):
+        return jnp.sum(w), {"apart": jnp.abs(batch - jax.random.normal(key, (2,))).min()}
+
+    feed = GeneratedFeed(lambda key: jax.random.normal(key, (2,)))
+    assert Trainer(jnp.ones(2), loss, SGD).fit(feed, steps=3).history["apart"].min() > 1e-3
+
+
+def test_a_stream_read_ahead_keeps_float64(x64):
+    """The feeding thread must know of the caller's switch: more steps than one call carries."""
+    feed = StreamFeed(lambda k: np.full((2, 2), 1 + 1e-12 * k))
+    seen = Trainer(jnp.ones(2), mean_loss, optax.sgd(0.0)).fit(feed, steps=40).history["loss"]
+    np.testing.assert_allclose(seen, (1 + 2e-12 * np.arange(40)) ** 2, rtol=1e-14)
+
+
+def test_few_rows_more_or_less_share_a_program():
+    """Rows in memory are filled up, and what fills them up is never seen."""
+    feed = ArrayFeed(X, 5, seed=3, remainder="weights")
+    assert feed.resident().shape == (32, 2)
+    batch, weights = feed.batch(feed.steps_per_epoch - 1)
+    assert np.array_equal(batch, X[feed.indices(feed.steps_per_epoch - 1)])
+    assert weights.tolist() == [1, 1, 1, 0, 0]

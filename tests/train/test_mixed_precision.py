@@ -11,9 +11,11 @@ from corollary.core.errors import InputError
 from corollary.train import (
     ArrayFeed,
     DynamicScale,
+    ExponentialAverage,
     GeneratedFeed,
     Policy,
     StaticScale,
+    TailAverage,
     Trainer,
     delayed_updates,
     unscale,
@@ -209,3 +211,16 @@ def test_recomputed_gradients_are_identical_and_store_a_root_as_much(checkpoint)
 def test_bad_settings_are_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize("rule", [ExponentialAverage(0.999), TailAverage()])
+def test_averages_of_low_precision_weights_are_kept_in_float32(rule):
+    """1 − 0.999 rounds to nothing in bfloat16, and so would each contribution to the mean of many."""
+    iterates = [jnp.asarray(1 + k % 2, jnp.bfloat16) for k in range(400)]
+    state = rule.init(jnp.asarray(1.0, jnp.bfloat16))
+    update = jax.jit(rule.update)
+    for k, x in enumerate(iterates):
+        state = update(state, x, k)
+    assert state.params.dtype == jnp.float32
+    expected = 1 + (1 - 0.999**400) / 2 if isinstance(rule, ExponentialAverage) else 1.5
+    np.testing.assert_allclose(state.params, expected, rtol=1e-3)

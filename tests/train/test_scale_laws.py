@@ -230,7 +230,16 @@ def test_rounding_never_exceeds_the_product_of_condition_numbers(precision):
 
 def test_refusals():
     good = np.ones(6)
+    N = np.geomspace(1e7, 1e10, 8)
+    fixed = 1.7 + 400 / N**0.34 + 410 / (20 * N) ** 0.28  # at D = 20N the two terms may be exchanged
+    rising = train.ScalingLaw(1.7, 1.0, 400.0, -0.1, 0.3)
     for call, words in (
+        (lambda: train.fit_scaling_law(N, 20 * N, fixed), "varying only together"),
+        (lambda: rising.optimal(1e20), "alpha: found -0.1"),
+        (lambda: train.noisy_quadratic([1.0], [-1.0], [1.0], learning_rate=1, batch_size=1, steps=1), "noise: found -1"),
+        (lambda: train.noisy_quadratic([1.0, 2.0], [1.0], [1.0], learning_rate=1, batch_size=1, steps=1), "noise: found"),
+        (lambda: train.critical_batch_size(lambda b, r: 1.0, 2, 0.1, multiples=[1, 1.5]), "rising integers from 1"),
+        (lambda: train.batch_warmup(10, 4, 0.1, critical=[5], largest=2), "largest: found 2"),
         (lambda: train.fit_scaling_law(good, good, good), "n_parameters: found one value only"),
         (lambda: train.fit_scaling_law(good[:3], good[:3], good[:3]), "found 3 runs, expected at least 6"),
         (lambda: train.fit_scaling_law(-good, good, good), "n_parameters: found -1"),
@@ -243,3 +252,26 @@ def test_refusals():
     ):
         with pytest.raises(InputError, match=words):
             call()
+
+
+def test_the_noisy_quadratic_is_exact_for_any_step():
+    h, c, v = np.array([1e-13, 0.3, 0.5, 1.0, 1.9, 2.0]), np.full(6, 0.7), np.linspace(0.0, 2, 6)
+    slow = v.copy()
+    for _ in range(7):
+        slow = (1 - h) ** 2 * slow + c / 4
+    found = train.noisy_quadratic(h, c, v, learning_rate=1.0, batch_size=4, steps=7)
+    np.testing.assert_allclose(found, slow, rtol=1e-13)
+
+
+def test_a_critical_size_without_end_ends_at_the_data():
+    plan = train.batch_warmup(1000, 8, 0.1, critical=lambda seen: np.inf).value
+    assert plan.examples == 1000
+    assert max(p.batch_size for p in plan.phases) <= 1000
+
+
+def test_rounding_of_a_dead_layer_and_of_one_that_overflows():
+    dead = train.rounding_depth([-np.eye(2), np.eye(2)], [np.zeros(2)] * 2, np.ones(2), activation="relu")
+    assert dead.value.tolist() == [0, 0]
+    assert not np.isnan(dead.stats["growth"]).any()
+    over = train.rounding_depth([3e4 * np.eye(2)] * 2, [np.zeros(2)] * 2, np.ones(2), dtype="float16", activation="relu")
+    assert not over.certificates["error"].applies  # the bound knows nothing of overflow

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from corollary.core import validation
 from corollary.nn._conv import Conv
+from corollary.nn._dropout import dropout
 from corollary.nn._pool import adaptive_avg_pool, max_pool
 
 Images = Float[Array, "batch height width channels"]
@@ -34,7 +35,7 @@ class AlexNet(eqx.Module):
     padding
         Of the first convolution: 2 for 224 pixels, 0 for 227.
     dropout
-        Rate before the two wide dense layers; active where a key is given.
+        Rate before the two wide dense layers; needs a key, or ``inference=True``.
     dtype, key
         Precision and key of the weights.
 
@@ -84,7 +85,7 @@ class AlexNet(eqx.Module):
     def __call__(
         self, x: Images, *, key: Key[Array, ""] | None = None, inference: bool = False
     ) -> Float[Array, "batch classes"]:
-        """Logits; dropout is off without a key."""
+        """Logits; dropout needs a `key`, or ``inference=True``."""
         h = adaptive_avg_pool(self.maps(x)[-1], 6).reshape(x.shape[0], -1)
         return dense_head(self.dense, self.drop, h, key, inference, first=True)
 
@@ -105,9 +106,8 @@ def dense_head(
 ) -> Float[Array, "batch classes"]:
     """Dense layers with rectifiers; dropout before the hidden layers (``first=True``) or behind them."""
     keys = (None, None) if key is None else jax.random.split(key, 2)
-    off = inference or key is None
     for layer, k in zip(layers[:-1], keys, strict=True):
-        h = drop(h, key=k, inference=off) if first else h
+        h = dropout(drop, h, k, inference) if first else h
         h = jax.nn.relu(jax.vmap(layer)(h))
-        h = h if first else drop(h, key=k, inference=off)
+        h = h if first else dropout(drop, h, k, inference)
     return jax.vmap(layers[-1])(h)

@@ -14,6 +14,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from corollary.core import validation
@@ -75,7 +76,7 @@ def barron_approximation(
     Raises
     ------
     InputError
-        For shapes that do not match, n or draws below one.
+        For shapes that do not match, n or draws below one, a radius that is not positive.
 
     Source
     ------
@@ -97,22 +98,27 @@ def barron_approximation(
         raise InputError(
             f"amplitudes, frequencies, phases, x: found shapes {found}, expected (k,), (k, d), (k,), (m, d)"
         )
+    if not isinstance(radius, Tracer):
+        validation.number(0, open_low=True)("radius", float(radius))
     r = jnp.asarray(radius, x.dtype)
     speed = jnp.linalg.norm(frequencies, axis=1)
     weight = jnp.abs(amplitudes) * speed
     constant = jnp.sum(weight)
+    # A constant function (C_f = 0) needs no neuron: any choice will do, all heights are zero.
+    varies = constant > 0
+    share_of = jnp.where(varies, weight, 1.0 / k) / jnp.where(varies, constant, 1.0)
     target = jnp.cos(x @ frequencies.T + phases) @ amplitudes
 
     def draw(key: Array) -> tuple[StepNetwork, Array]:
         first, second = jax.random.split(key)
-        chosen = jax.random.choice(first, k, (n,), p=weight / constant)
+        chosen = jax.random.choice(first, k, (n,), p=share_of)
         s = jax.random.uniform(second, (n,), x.dtype, -r, r)
         w, phase = speed[chosen], phases[chosen]
         # cos(wt + φ) − cos φ is the integral of −w sin(ws + φ) over [0, t], or of w sin(ws + φ) over [t, 0].
         sign = -jnp.where(s >= 0, 1.0, -1.0).astype(x.dtype) * jnp.sign(amplitudes[chosen])
         height = sign * jnp.sin(w * s + phase) * 2.0 * r * constant / n
         offset = jnp.sum(amplitudes * jnp.cos(phases))
-        net = StepNetwork(frequencies[chosen] / w[:, None], s, height, offset)
+        net = StepNetwork(frequencies[chosen] / jnp.where(w > 0, w, 1.0)[:, None], s, height, offset)
         return net, jnp.mean((net(x) - target) ** 2)
 
     nets, errors = jax.lax.map(draw, jax.random.split(key, draws))
@@ -122,12 +128,12 @@ def barron_approximation(
     # The mean of sin²(ws + φ) over s in [−r, r], by k.
     turn = 2 * speed * r
     share = 0.5 - jnp.cos(2 * phases) * jnp.sin(turn) / (2 * jnp.where(turn > 0, turn, 1.0))
-    risk = jnp.clip(jnp.sum(weight * share) / constant, 0.0, 1.0) ** draws
+    risk = jnp.clip(jnp.sum(share_of * share), 0.0, 1.0) ** draws
     inside = jnp.max(jnp.linalg.norm(x, axis=1)) <= r * (1 + 8 * jnp.finfo(x.dtype).eps)
     claim = Certificate(
         "mean (f − f_n)² ≤ (2rC_f)²/n, for the best of the draws",
         errors[best],
-        bound + rounding(bound, 8.0 * n),
+        bound + rounding(bound, 8.0 * n) + rounding(jnp.sum(jnp.abs(amplitudes)), 8.0 * k) ** 2,
         "probabilistic",
         "Barron (1993), theorem 1",
         confidence=1 - risk,

@@ -41,6 +41,11 @@ class BatchNorm(eqx.Module):
     dtype
         Precision of γ, β and of the running statistics.
 
+    Raises
+    ------
+    InputError
+        For another number of channels, or in training for a batch with one value per channel: its variance is 0.
+
     Examples
     --------
     >>> import equinox as eqx, jax, jax.numpy as jnp
@@ -88,10 +93,12 @@ class BatchNorm(eqx.Module):
         if not inference:
             axes = tuple(range(x.ndim - 1))
             n = x.size // x.shape[-1]
+            if n < 2:
+                raise InputError(f"x: found shape {x.shape}, expected at least two values per channel in training")
             mean_now = jnp.mean(wide, axes)
             variance_now = jnp.mean(jnp.square(wide - mean_now), axes)
             keep = self.momentum
-            unbiased = variance_now * (n / max(n - 1, 1))
+            unbiased = variance_now * (n / (n - 1))
             moved = (
                 keep * mean + (1 - keep) * jax.lax.stop_gradient(mean_now).astype(mean.dtype),
                 keep * variance + (1 - keep) * jax.lax.stop_gradient(unbiased).astype(mean.dtype),

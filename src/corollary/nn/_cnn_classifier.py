@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Key
 from corollary.core import validation
 from corollary.core.errors import InputError
 from corollary.nn._conv import Conv
+from corollary.nn._dropout import dropout
 from corollary.nn._pool import global_avg_pool, max_pool
 
 
@@ -115,11 +116,11 @@ class ConvNet(eqx.Module):
         key: Key[Array, ""] | None = None,
         inference: bool = False,
     ) -> Float[Array, "batch classes"]:
-        """Logits; `key` drives dropout, which is off without one."""
+        """Logits; dropout of a rate above 0 needs a `key`, or ``inference=True``."""
         h = self.features(x)
         for layer in self.dense[:-1]:
             h = jax.nn.relu(jax.vmap(layer)(h))
-        h = self.drop(h, key=key, inference=inference or key is None)
+        h = dropout(self.drop, h, key, inference)
         return jax.vmap(self.dense[-1])(h)
 
     def probabilities(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:

@@ -67,7 +67,7 @@ def residual_conditioning(
     values = jnp.linalg.svd(jnp.eye(n, dtype=x.dtype) + J, compute_uv=False)
     size = jnp.linalg.svd(J, compute_uv=False)[0]
     small = size < 1
-    condition = values[0] / values[-1]
+    condition = jnp.where(values[-1] > 0, values[0] / jnp.where(values[-1] > 0, values[-1], 1.0), jnp.inf)
     # Each singular value is known to a few n·eps·(1 + ‖J‖): that is what the quotient's ends are moved by.
     slack = rounding(1 + size, 8.0 * n)
     low = 1 - size - slack

@@ -14,6 +14,7 @@ guide to convolution arithmetic for deep learning" (2016).
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, Literal, final
 
@@ -25,6 +26,7 @@ from jaxtyping import Array, Float, Key
 from corollary.core import validation
 from corollary.core.errors import InputError
 from corollary.nn._conv_kernels import Pads, Pair, bilinear, depthwise, plain
+from corollary.optim.transforms._kfac_layers import LayerRule, register_layer
 
 Padding = Literal["SAME", "VALID"] | int | Sequence[Any]
 
@@ -178,7 +180,7 @@ class Conv(eqx.Module):
         self.kernel = jax.random.normal(key, shape, dtype) * jnp.asarray(math.sqrt(2 / fan_in), dtype)
         self.bias = jnp.zeros(out_channels, dtype) if use_bias else None
         self.stride, self.dilation = per_axis("stride", stride, dims), per_axis("dilation", dilation, dims)
-        self.padding = padding if isinstance(padding, str | int) else tuple(tuple(p) for p in padding)
+        self.padding = padding if isinstance(padding, str | int) else _pairs(padding)
         self.groups = groups
 
     def __call__(self, x: Float[Array, "batch *space channels"]) -> Float[Array, "batch *places out_channels"]:
@@ -214,10 +216,62 @@ def pads(x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Any:
     if isinstance(padding, int):
         validation.integer(0)("padding", padding)
         return ((padding, padding),) * dims
-    found = tuple(tuple(p) for p in padding)
-    if len(found) != dims or any(len(p) != 2 or min(p) < 0 for p in found):
+    found = _pairs(padding)
+    if len(found) != dims or any(p < 0 for pair in found for p in pair):
         raise InputError(f"padding: found {padding!r}, expected a pair (low, high) of integers >= 0 for each axis")
     return found
+
+
+def _pairs(padding: Any) -> tuple[tuple[int, int], ...]:
+    try:
+        return tuple((operator.index(low), operator.index(high)) for low, high in padding)
+    except (TypeError, ValueError):
+        expected = '"SAME", "VALID", an integer or a pair (low, high) of integers for each axis'
+        raise InputError(f"padding: found {padding!r}, expected {expected}") from None
+
+
+def _patches(layer: Any, x: Array) -> Array:
+    """(batch, places, channels · window [+ 1]): what each output is the product of, for K-FAC."""
+    dims = x.ndim - 2
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    found = jax.lax.conv_general_dilated_patches(
+        x,
+        layer.kernel.shape[:dims],
+        layer.stride,
+        pads(x, layer.kernel, layer.stride, layer.padding, layer.dilation),
+        rhs_dilation=layer.dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC") if dims == 2 else ("NWC", "WIO", "NWC"),
+    )
+    rows = found.reshape(x.shape[0], -1, found.shape[-1])
+    return rows if layer.bias is None else jnp.pad(rows, ((0, 0), (0, 0), (0, 1)), constant_values=1)
+
+
+def _slopes(layer: Any, g: Array) -> Array:
+    del layer
+    return g.reshape(g.shape[0], -1, g.shape[-1]).astype(jnp.promote_types(g.dtype, jnp.float32))
+
+
+def _matrix(layer: Any) -> Array:
+    """(outputs, channels · window [+ 1]), the channel being the slowest of the inputs."""
+    rows = jnp.moveaxis(layer.kernel, (-1, -2), (0, 1)).reshape(layer.kernel.shape[-1], -1)
+    return rows if layer.bias is None else jnp.concatenate([rows, layer.bias[:, None]], axis=1)
+
+
+def _unmatrix(layer: Any, M: Array) -> Any:
+    shape = layer.kernel.shape
+    M = M.astype(layer.kernel.dtype)
+    kernel = M if layer.bias is None else M[:, :-1]
+    kernel = jnp.moveaxis(kernel.reshape(shape[-1], shape[-2], *shape[:-2]), (0, 1), (-1, -2))
+    if layer.bias is None:
+        return eqx.tree_at(lambda one: one.kernel, layer, kernel)
+    return eqx.tree_at(lambda one: (one.kernel, one.bias), layer, (kernel, M[:, -1]))
+
+
+def _refused(layer: Any) -> str | None:
+    return None if layer.groups == 1 else f"groups = {layer.groups}, expected 1"
+
+
+register_layer(Conv, LayerRule("dense", _patches, _slopes, _matrix, _unmatrix, _refused))
 
 
 def _two(values: tuple[int, ...]) -> Pair:

@@ -14,6 +14,7 @@ order and batches under `vmap`. Cost: O(batch·out_height·out_width·kernel·C_
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -39,6 +40,7 @@ def bilinear(x: jax.Array, w: jax.Array, *, stride: Pair, pads: Pads, dilation: 
     return convolution_p.bind(_spread(x, axes), _spread(w, axes), stride=stride, pads=pads, dilation=dilation)
 
 
+@functools.partial(jax.jit, static_argnames=("stride", "pads", "dilation"))
 def depthwise(x: jax.Array, w: jax.Array, *, stride: Pair, pads: Pads, dilation: Pair) -> jax.Array:
     """One kernel for each channel, (kh, kw, 1, C·m): a sum of shifted images, without a product over channels."""
     kh, kw, _, out = w.shape

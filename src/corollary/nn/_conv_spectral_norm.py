@@ -55,7 +55,7 @@ def conv_spectral_norm(
     Returns
     -------
     Solution
-        ``value``: the norm. Certificates: ``"frobenius"`` (exact): the norm is at most that of the kernel as a matrix
+        ``value``: the norm. Certificates: ``"reshaped"`` (exact): the norm is at most that of the kernel as a matrix
         (kh·kw·C_in × C_out) times √(kh·kw); for zero padding ``"torus"`` (exact): it is at most the circular norm on
         the larger torus, so with the value, a lower bound, it is enclosed. ``stats``: ``reshaped``, the norm of the
         reshaped kernel, and ``upper``.
@@ -95,7 +95,7 @@ def conv_spectral_norm(
         steps, status = pair.steps, pair.status
         stats["solver"] = Note("Lanczos on AᵀA: the value is a lower bound")
     certificates = {
-        "frobenius": Certificate(
+        "reshaped": Certificate(
             "‖A‖ <= √(kh·kw)·‖reshaped kernel‖",
             measured=value,
             bound=flat * jnp.sqrt(jnp.asarray(kh * kw, flat.dtype)) + rounding(flat, 64.0 * kh * kw),

@@ -17,8 +17,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from corollary.core import validation
 from corollary.core.certificate import Certificate, rounding
 from corollary.core.errors import InputError
+from corollary.core.precision import as_float
 from corollary.core.solution import Solution
 
 
@@ -66,7 +68,7 @@ def check_equivariance(
     Raises
     ------
     InputError
-        For actions of unequal number, or outputs whose shapes do not match.
+        For actions of unequal number, an unknown `on_output`, or outputs whose shapes do not match.
 
     Source
     ------
@@ -80,20 +82,22 @@ def check_equivariance(
     >>> bool(check_equivariance(jnp.cumsum, x, shift).holds), bool(check_equivariance(jnp.tanh, x, shift).holds)
     (False, True)
     """
+    if isinstance(on_output, str):
+        validation.one_of("same", "invariant")("on_output", on_output)
     given = [actions] if callable(actions) else list(actions)
-    if on_output == "same":
+    if isinstance(on_output, str) and on_output == "same":
         outer = given
-    elif on_output == "invariant":
+    elif isinstance(on_output, str):
         outer = [lambda y: y] * len(given)
     else:
         outer = [on_output] if callable(on_output) else list(on_output)
     if len(outer) != len(given) or not given:
         raise InputError(f"on_output: found {len(outer)} actions, expected as many as on the input, {len(given)}")
 
-    plain: Any = jax.vmap(function)(x)
+    plain: Any = as_float(jax.vmap(function)(x))
     defects = []
     for before, after in zip(given, outer, strict=True):
-        moved: Any = jax.vmap(lambda v, g=before: function(g(v)))(x)
+        moved: Any = as_float(jax.vmap(lambda v, g=before: function(g(v)))(x))
         expected: Any = jax.vmap(after)(plain)
         if moved.shape != expected.shape:
             raise InputError(f"function: found outputs of shapes {moved.shape}, {expected.shape}, expected equal ones")

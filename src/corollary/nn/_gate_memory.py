@@ -8,6 +8,7 @@ Source: Gers, Schmidhuber & Cummins (2000); Tallec & Ollivier, "Can recurrent ne
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import equinox as eqx
@@ -111,7 +112,7 @@ def chrono_init(hidden_size: int, longest: float, *, key: Any) -> tuple[Any, Any
     Raises
     ------
     InputError
-        For a span of two steps or fewer.
+        For a span of two steps or fewer, or an infinite one.
 
     Source
     ------
@@ -127,6 +128,6 @@ def chrono_init(hidden_size: int, longest: float, *, key: Any) -> tuple[Any, Any
     """
     validation.integer()("hidden_size", hidden_size)
     if not isinstance(longest, Tracer):
-        validation.number(2, open_low=True)("longest", float(np.asarray(longest)))
+        validation.number(2, sys.float_info.max, open_low=True)("longest", float(np.asarray(longest)))
     forget = jnp.log(jax.random.uniform(key, (hidden_size,), minval=1.0, maxval=longest - 1.0))
     return forget, -forget

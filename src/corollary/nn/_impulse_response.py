@@ -21,6 +21,7 @@ from corollary.core import validation
 from corollary.core.certificate import Assumption, Certificate
 from corollary.core.errors import InputError
 from corollary.core.solution import Solution, Status
+from corollary.optim._tree import norm
 
 
 def impulse_response(
@@ -93,9 +94,9 @@ def impulse_response(
         Assumption("commutes with the shifts tried", checked=True, holds=shift <= limit),
     )
     certificates = {
-        "linearity": monitor("‖T(ax + by) − aTx − bTy‖ <= tol·(|a|‖Tx‖ + |b|‖Ty‖)", linear),
-        "shift": monitor("‖T(shift x) − shift T x‖ <= tol·‖T x‖", shift),
-        "convolution": monitor("‖T x − kernel ∗ x‖ <= tol·‖T x‖", same, rests),
+        "linearity": monitor("‖T(ax + by) − aTx − bTy‖ <= tol·(|a|‖Tx‖ + |b|‖Ty‖ + ‖T(ax + by)‖)", linear),
+        "shift": monitor("‖T(shift x) − shift T x‖ <= tol·(‖T x‖ + ‖T shift x‖)", shift),
+        "convolution": monitor("‖T x − kernel ∗ x‖ <= tol·(‖T x‖ + ‖kernel ∗ x‖)", same, rests),
     }
     passed = (linear <= limit) & (shift <= limit) & (same <= limit)
     finite = jnp.all(jnp.isfinite(kernel)) & jnp.isfinite(linear + shift + same)
@@ -109,19 +110,15 @@ def _defects(operator: Any, kernel: Array, grid: tuple[int, ...], key: Any) -> t
     a, b = jax.random.normal(scales, (2,), kernel.dtype)
     tx, ty = operator(x), operator(y)
     mixed = operator(a * x + b * y)
-    linear = _ratio(mixed - a * tx - b * ty, jnp.abs(a) * _norm(tx) + jnp.abs(b) * _norm(ty) + _norm(mixed))
+    linear = _ratio(mixed - a * tx - b * ty, jnp.abs(a) * norm(tx) + jnp.abs(b) * norm(ty) + norm(mixed))
     shift = jnp.zeros((), kernel.dtype)
     for axis in range(len(grid)):  # one step along each axis: these generate all shifts
         moved = operator(jnp.roll(x, 1, axis))
-        shift = jnp.maximum(shift, _ratio(moved - jnp.roll(tx, 1, axis), _norm(tx) + _norm(moved)))
+        shift = jnp.maximum(shift, _ratio(moved - jnp.roll(tx, 1, axis), norm(tx) + norm(moved)))
     circular = jnp.fft.irfftn(jnp.fft.rfftn(x) * jnp.fft.rfftn(kernel), grid).astype(kernel.dtype)
-    return linear, shift, _ratio(tx - circular, _norm(tx) + _norm(circular))
-
-
-def _norm(x: Array) -> Array:
-    return jnp.sqrt(jnp.sum(x**2))
+    return linear, shift, _ratio(tx - circular, norm(tx) + norm(circular))
 
 
 def _ratio(x: Array, scale: Array) -> Array:
     """‖x‖/scale without overflow; 0 where both vanish."""
-    return jnp.where(scale > 0, _norm(x) / jnp.where(scale > 0, scale, 1), _norm(x))
+    return jnp.where(scale > 0, norm(x) / jnp.where(scale > 0, scale, 1), norm(x))

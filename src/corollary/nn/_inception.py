@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Key
 from corollary.core import validation
 from corollary.core.errors import InputError
 from corollary.nn._conv import Conv
+from corollary.nn._dropout import dropout
 from corollary.nn._pool import global_avg_pool, max_pool
 
 Images = Float[Array, "batch height width channels"]
@@ -97,7 +98,7 @@ class GoogLeNet(eqx.Module):
     classes, in_channels
         Of output and image.
     dropout
-        Rate before the last layer; active where a key is given.
+        Rate before the last layer; needs a key, or ``inference=True``.
     dtype, key
         Precision and key of the weights.
 
@@ -151,13 +152,13 @@ class GoogLeNet(eqx.Module):
     def __call__(
         self, x: Images, *, key: Key[Array, ""] | None = None, inference: bool = False
     ) -> Float[Array, "batch classes"]:
-        """Logits; dropout is off without a key."""
-        h = self.drop(global_avg_pool(self.maps(x)[-1]), key=key, inference=inference or key is None)
+        """Logits; dropout needs a `key`, or ``inference=True``."""
+        h = dropout(self.drop, global_avg_pool(self.maps(x)[-1]), key, inference)
         return jax.vmap(self.head)(h)
 
 
 def _halved(x: Images) -> Maps:
-    """3×3 maxima with stride 2; a last odd row or column is kept (ceil mode), as 2·⌈n/2⌉ − n columns are added."""
+    """3×3 maxima with stride 2; a last row or column is kept (ceil mode): even sizes are padded by one."""
     h, w = x.shape[1:3]
     grown = ((0, 0), (0, 2 * (-(-(h - 1) // 2)) + 1 - h), (0, 2 * (-(-(w - 1) // 2)) + 1 - w), (0, 0))
     return max_pool(jnp.pad(x, grown, constant_values=jnp.asarray(-jnp.inf, x.dtype)), 3, stride=2)

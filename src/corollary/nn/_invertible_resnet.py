@@ -21,6 +21,7 @@ from corollary.core import validation
 from corollary.core.certificate import Certificate, rounding
 from corollary.core.errors import InputError
 from corollary.core.solution import Solution, Status
+from corollary.optim._tree import norm
 
 
 @final
@@ -101,7 +102,7 @@ class InvertibleResNet(eqx.Module):
         y
             (..., size).
         tol
-            On ‖f(x) − y‖, relative to ‖y‖.
+            On ‖f(x) − y‖, relative to ‖y‖, both over the whole batch; rounding of x and y comes on top.
         max_steps
             Of the iteration, per block.
 
@@ -119,17 +120,17 @@ class InvertibleResNet(eqx.Module):
         """
         if not isinstance(tol, Tracer):
             validation.number(0, open_low=True)("tol", float(tol))
-        scale = jnp.linalg.norm(y)
+        validation.integer()("max_steps", max_steps)
+        scale = norm(y)
         c, x, steps, rates = jnp.asarray(self.c, y.dtype), y, jnp.zeros((), jnp.int32), []
         # Errors of later blocks grow by up to 1/(1 − c) in each earlier one, residuals by 1 + c in each later one.
         depth = len(self.blocks)
         goal = jnp.asarray(tol, y.dtype) * scale / (4 * depth * ((1 + c) / (1 - c)) ** depth)
-        floor = rounding(scale, 2.0)
         for k in reversed(range(depth)):
-            x, taken, rate = self._fixed_point(k, x, jnp.maximum(goal, floor), max_steps)
+            x, taken, rate = self._fixed_point(k, x, goal, max_steps)
             steps, rates = steps + taken, [rate, *rates]
-        residual = jnp.linalg.norm(self(x) - y)
-        allowed = jnp.asarray(tol, y.dtype) * scale + rounding(scale, 32.0 * depth)
+        residual = norm(self(x) - y)
+        allowed = jnp.asarray(tol, y.dtype) * scale + rounding(jnp.maximum(scale, norm(x)), 32.0 * depth)
         growth = (1 - c) ** (-depth)
         source = "Behrmann et al. (2019), algorithm 1 and theorem 1"
         certificates = {
@@ -145,9 +146,9 @@ class InvertibleResNet(eqx.Module):
         """The two layers, each divided by max(1, σ/√c)."""
         out = []
         for layer in self.blocks[block]:
-            norm = jnp.linalg.svd(layer.weight, compute_uv=False)[0]
-            root = jnp.sqrt(jnp.asarray(self.c, norm.dtype)) * (1 - rounding(jnp.ones((), norm.dtype), 8.0))
-            out.append((layer.weight / jnp.maximum(1.0, norm / root), layer.bias))
+            size = jnp.linalg.svd(layer.weight, compute_uv=False)[0]
+            root = jnp.sqrt(jnp.asarray(self.c, size.dtype)) * (1 - rounding(jnp.ones((), size.dtype), 8.0))
+            out.append((layer.weight / jnp.maximum(1.0, size / root), layer.bias))
         return out
 
     def _branch(self, layers: Any, x: Array) -> Array:
@@ -161,14 +162,15 @@ class InvertibleResNet(eqx.Module):
         def body(carry: Any) -> Any:
             x, before, rate, k = carry
             new = y - self._branch(layers, x)
-            moved = jnp.linalg.norm(new - x)
+            moved = norm(new - x)
             # Ratios near rounding say nothing about the map.
-            telling = (k > 0) & (before > 1e3 * rounding(jnp.linalg.norm(y), 1.0))
+            telling = (k > 0) & (before > 1e3 * rounding(norm(y), 1.0))
             ratio = jnp.where(telling, moved / jnp.where(before > 0, before, 1.0), 0.0)
             return new, moved, jnp.maximum(rate, ratio), k + 1
 
         def going(carry: Any) -> Any:
-            return (carry[1] > goal) & (carry[3] < max_steps)
+            floor = rounding(jnp.maximum(norm(y), norm(carry[0])), 2.0)
+            return (carry[1] > jnp.maximum(goal, floor)) & (carry[3] < max_steps)
 
         start = (y, jnp.full((), jnp.inf, y.dtype), jnp.zeros((), y.dtype), jnp.zeros((), jnp.int32))
         x, _, rate, k = jax.lax.while_loop(going, body, start)

@@ -12,10 +12,12 @@ Sources: Zaslavsky (1975); Montúfar, Pascanu, Cho & Bengio, "On the number of l
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 from scipy.optimize import linprog
 
@@ -42,7 +44,7 @@ def linear_regions(network: Any, domain: Any) -> int:
     Raises
     ------
     InputError
-        For a domain of another shape or another dimension than the network's input.
+        For a domain of another shape or another dimension than the network's input, a polygon that is not convex, or another activation.
 
     Source
     ------
@@ -69,6 +71,8 @@ def linear_regions(network: Any, domain: Any) -> int:
         return _segment(layers, *corners)
     if corners.shape[1] != 2:
         raise InputError(f"domain: found {corners.shape[0]} corners in {corners.shape[1]} dimensions, expected a plane")
+    if not _convex(corners):
+        raise InputError(f"domain: found corners {corners.tolist()}, expected a convex polygon's, in order")
     return _polygon(layers, corners)
 
 
@@ -96,6 +100,8 @@ def _hidden(network: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     """(W, b) of the hidden layers, in float64."""
     pairs = network
     if isinstance(network, eqx.nn.MLP):
+        if network.activation not in (jax.nn.relu, inspect.signature(eqx.nn.MLP).parameters["activation"].default):
+            raise InputError(f"network: found activation {network.activation!r}, expected jax.nn.relu")
         pairs = [(p.weight, np.zeros(p.weight.shape[0]) if p.bias is None else p.bias) for p in network.layers]
     return [(np.asarray(W, float), np.asarray(b, float)) for W, b in pairs][:-1]
 
@@ -120,6 +126,14 @@ def _segment(layers: Any, start: np.ndarray, end: np.ndarray) -> int:
         ends = np.sort(np.concatenate([ends, points]))
         ends = ends[np.append(True, np.diff(ends) > TOLERANCE)]
     return len(ends) - 1
+
+
+def _convex(corners: np.ndarray) -> bool:
+    """Whether the corners turn one way only, and once around."""
+    sides = np.roll(corners, -1, 0) - corners
+    after = np.roll(sides, -1, 0)
+    turns = np.arctan2(sides[:, 0] * after[:, 1] - sides[:, 1] * after[:, 0], np.sum(sides * after, 1))
+    return bool(abs(abs(turns.sum()) - 2 * np.pi) < 1e-6 and ((turns > -1e-9).all() or (turns < 1e-9).all()))
 
 
 def _polygon(layers: Any, corners: np.ndarray) -> int:

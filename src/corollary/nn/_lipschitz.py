@@ -75,7 +75,7 @@ def network_lipschitz(
     key
         From `jax.random.key`, for the first directions.
     steps, rate
-        Of the ascent; a step tries a move of x by `rate` (falling to zero) times the spread of the starts.
+        Of the ascent; a step tries a move of x by `rate` (falling to zero) times the spread of the starts (of one start: its size).
     constants
         Lipschitz constants of further activations.
 
@@ -110,7 +110,7 @@ def network_lipschitz(
             norm = jnp.linalg.svd(layer.weight, compute_uv=False)[0]
             upper = norm if upper is None else upper * norm
             widths, depth = max(widths, *layer.weight.shape), depth + 1
-        elif layer not in known:
+        elif not _is_known(layer, known):
             raise InputError(f"network: found activation {layer!r}, expected a known one, or its constant in constants")
         elif upper is not None:
             upper = upper * jnp.asarray(known[layer], upper.dtype)
@@ -130,6 +130,13 @@ def network_lipschitz(
         "Virmaux & Scaman (2018), §3",
     )
     return Solution(LipschitzBounds(lower, upper, at), {"bounds": claim}, 0, steps)
+
+
+def _is_known(layer: Any, known: Any) -> bool:
+    try:
+        return layer in known
+    except TypeError:  # a module with arrays in it
+        return False
 
 
 def _layers(network: Any) -> tuple[Any, ...]:
@@ -152,7 +159,8 @@ def _layers(network: Any) -> tuple[Any, ...]:
 @functools.partial(jax.jit, static_argnames=("static", "steps"))
 def _ascend(arrays: Any, x: Array, key: Any, rate: Array, static: Any, steps: int) -> tuple[Array, Array]:
     layers = eqx.combine(arrays, static)
-    spread = jnp.sqrt(jnp.mean((x - jnp.mean(x, 0)) ** 2)) + jnp.finfo(x.dtype).tiny
+    spread = jnp.sqrt(jnp.mean((x - jnp.mean(x, 0)) ** 2))
+    spread = jnp.where(spread > 0, spread, jnp.sqrt(jnp.mean(x**2))) + jnp.finfo(x.dtype).tiny
 
     def network(z: Array) -> Array:
         for layer in layers:

@@ -24,6 +24,7 @@ from corollary.core.certificate import Certificate, rounding
 from corollary.core.errors import InputError
 from corollary.core.solution import Solution
 from corollary.linalg.tensor import TensorTrainMatrix, tt_svd
+from corollary.optim._tree import norm
 
 
 @final
@@ -97,7 +98,7 @@ def low_rank_layer(layer: Any, *, rank: int | None = None, energy: float | None 
     difference = weight - value.left @ value.right
     dropped = jnp.append(s, jnp.zeros((), s.dtype))[rank]
     slack = rounding(s[0], 8.0 * max(weight.shape))
-    frobenius, tail_norm = jnp.linalg.norm(difference), jnp.linalg.norm(s[rank:])
+    frobenius, tail_norm = norm(difference), norm(s[rank:])
     certificates = {
         "weight_error": Certificate(
             "‖W − W_k‖_F = √Σ_{i>k}σ_i²", jnp.abs(frobenius - tail_norm), slack, "exact", "Eckart & Young (1936)"

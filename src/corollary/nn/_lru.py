@@ -97,7 +97,9 @@ class LinearRecurrentUnit(eqx.Module):
     @property
     def eigenvalues(self) -> Array:
         """λ = exp(−exp(ν) + i exp(θ)), inside the unit circle."""
-        return jnp.exp(jax.lax.complex(-jnp.exp(self.log_decay), jnp.exp(self.log_phase)))
+        # Below a few eps the modulus would be rounded to 1.
+        decay = jnp.maximum(jnp.exp(self.log_decay), 4 * jnp.finfo(self.log_decay.dtype).eps)
+        return jnp.exp(jax.lax.complex(-decay, jnp.exp(self.log_phase)))
 
     @property
     def input_matrix(self) -> Array:

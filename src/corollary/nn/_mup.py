@@ -66,7 +66,9 @@ class MupScaling(eqx.Module):
 def mup(base: PyTree, target: PyTree, *, optimizer: str = "adam") -> MupScaling:
     """Multipliers of a model's arrays from the shapes of a base model of the same kind. O(arrays).
 
-    When: a learning rate tuned on the base should serve the target. Weights are laid out (out, in, ...), as in Equinox.
+    When: a learning rate tuned on the base should serve the target. Weights are laid out
+    (out, in, ...), as in Equinox, or, with more than two axes, (..., in, out) as in `corollary.nn.Conv`: the axes that
+    grow tell. The table of an `equinox.nn.Embedding` is an input layer.
 
     Parameters
     ----------
@@ -83,7 +85,7 @@ def mup(base: PyTree, target: PyTree, *, optimizer: str = "adam") -> MupScaling:
     Raises
     ------
     InputError
-        For models of unlike structure or an unknown optimizer.
+        For models of unlike structure, kernels that grow in other axes than channels, or an unknown optimizer.
 
     Source
     ------
@@ -99,10 +101,27 @@ def mup(base: PyTree, target: PyTree, *, optimizer: str = "adam") -> MupScaling:
     """
     validation.one_of("adam", "sgd")("optimizer", optimizer)
     small, large = (jax.tree.leaves(eqx.filter(m, _has_shape)) for m in (base, target))
+    is_table = lambda node: isinstance(node, eqx.nn.Embedding)  # noqa: E731
+    nodes = jax.tree.leaves(eqx.filter(target, _has_shape), is_leaf=is_table)
+    tables = [is_table(node) for node in nodes for _ in jax.tree.leaves(node)]
     if len(small) != len(large) or any(a.ndim != b.ndim for a, b in zip(small, large, strict=False)):
         raise InputError(f"target: found {len(large)} arrays unlike the {len(small)} of base, expected the same kinds")
-    rules = [_rule(a.shape, b.shape, optimizer) for a, b in zip(small, large, strict=True)]
+    shapes = [_out_in(a.shape, b.shape, t) for a, b, t in zip(small, large, tables, strict=True)]
+    rules = [_rule(a, b, optimizer) for a, b in shapes]
     return MupScaling(*(tuple(rule[k] for rule in rules) for k in range(3)))
+
+
+def _out_in(base: tuple[int, ...], target: tuple[int, ...], table: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Both shapes as (out, in) or (out,)."""
+    if table:
+        return base[::-1], target[::-1]  # (ids, features)
+    if len(base) < 3:
+        return base, target
+    grows = {k for k, (a, b) in enumerate(zip(base, target, strict=True)) if a != b}
+    for out, into in ((0, 1), (len(base) - 1, len(base) - 2)):
+        if grows <= {out, into}:
+            return (base[out], base[into]), (target[out], target[into])
+    raise InputError(f"target: found an array {target} against {base}, expected only channels to grow")
 
 
 def _rule(base: tuple[int, ...], target: tuple[int, ...], optimizer: str) -> tuple[float, float, float]:
@@ -120,7 +139,8 @@ def _rule(base: tuple[int, ...], target: tuple[int, ...], optimizer: str) -> tup
 
 
 def _has_shape(leaf: Any) -> bool:
-    return isinstance(leaf, jax.ShapeDtypeStruct) or (eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating))
+    array = isinstance(leaf, jax.ShapeDtypeStruct) or eqx.is_array(leaf)
+    return array and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def _scaled(tree: PyTree, factors: tuple[Any, ...]) -> PyTree:

@@ -36,7 +36,7 @@ def orthogonal_matrix(parameters: Float[Array, "k h"], form: str = "cayley") -> 
     ----------
     parameters
         (h, h) for ``"cayley"`` and ``"exp"``: its strict lower triangle minus the transpose is A. (k, h) for
-        ``"householder"``: the reflectors, in any length but zero.
+        ``"householder"``: the reflectors, of any length (zero: no reflection).
     form
         ``"cayley"``, ``"exp"`` or ``"householder"``.
 
@@ -61,8 +61,9 @@ def orthogonal_matrix(parameters: Float[Array, "k h"], form: str = "cayley") -> 
     if form == "householder":
 
         def reflect(W: Array, v: Array) -> tuple[Array, None]:
-            v = v / jnp.linalg.norm(v)
-            return W - 2.0 * jnp.outer(W @ v, v), None
+            size = jax.lax.stop_gradient(jnp.max(jnp.abs(v)))
+            v = v / jnp.where(size > 0, size, 1.0)  # the length cancels; its square might not be representable
+            return W - 2.0 / jnp.where(size > 0, v @ v, 1.0) * jnp.outer(W @ v, v), None
 
         return jax.lax.scan(reflect, identity, parameters)[0]
     lower = jnp.tril(parameters, -1)

@@ -2,7 +2,8 @@
 
 `parameter_count` looks at shapes only, so a network of billions is counted from `equinox.filter_eval_shape` without
 memory. `flops` traces a function and counts matrix products and convolutions, a multiply-add as two operations;
-elementwise work is left out, as is usual. Loops count their trips, `while` loops count once.
+elementwise work is left out, as is usual (but a depthwise convolution counts, however it is computed; not in its
+derivatives). Loops count their trips, `while` loops count once.
 Source: Radford et al., "Language models are unsupervised multitask learners" (2019), table 2; Brown et al., "Language
 models are few-shot learners" (2020), table 2.1, for the transformer's shape.
 """
@@ -164,6 +165,8 @@ def _count(jaxpr: Any) -> int:
             layout = settings.get("dimension_numbers")
             out = kernel[3] if layout is None else kernel[layout.rhs_spec[0]]
             total += 2 * math.prod(equation.outvars[0].aval.shape) * (math.prod(kernel) // out)
+        elif name in ("jit", "pjit") and settings.get("name") == "depthwise" and len(equation.outvars) == 1:
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(equation.invars[1].aval.shape[:2])
         trips = settings.get("length", 1) if name == "scan" else 1
         inner = [v for v in jax.tree.leaves(settings, is_leaf=_is_jaxpr) if _is_jaxpr(v)]
         counts = [_count(getattr(j, "jaxpr", j)) for j in inner]

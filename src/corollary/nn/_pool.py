@@ -136,8 +136,7 @@ def softmax_pool(
     for part in parts:
         inside = part > -jnp.inf
         gap = jnp.where(inside, part - top, 0)  # ≤ 0; exactly 0 at the maximum, also where τ is 0
-        scaled = jnp.where(gap == 0, 0, gap / jnp.where(tau > 0, tau, 1))
-        soft = jnp.where(tau > 0, jnp.exp(scaled), (gap == 0).astype(x.dtype))
+        soft = jnp.where(tau > 0, jnp.exp(gap / jnp.where(tau > 0, tau, 1)), (gap == 0).astype(x.dtype))
         weight = jnp.where(inside, soft, 0)
         total = total + weight * gap
         top_weight = top_weight + weight
@@ -170,6 +169,8 @@ def _settings(x: Any, window: Any, stride: Any, padding: Any) -> Any:
     k = per_axis("window", window, 2)
     s = k if stride is None else per_axis("stride", stride, 2)
     p = tuple(padding) if isinstance(padding, Sequence) else (padding, padding)
+    if len(p) != 2:
+        raise InputError(f"padding: found {padding!r}, expected an integer or two of them")
     for q, edge, size in zip(p, k, x.shape[1:3], strict=True):
         validation.integer(0)("padding", q)
         if 2 * q > edge:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Inexact
 
 from corollary.core import validation
 from corollary.core.errors import InputError
+from corollary.nn._dropout import dropout
 from corollary.nn._elman import ElmanCell
 from corollary.nn._lstm import run_gru, run_lstm
 
@@ -47,7 +48,7 @@ class RNN(eqx.Module):
     bidirectional
         Add a second cell per layer that reads from the end.
     dropout
-        Rate between layers, as in PyTorch; active with a ``key`` and ``inference=False``.
+        Rate between layers, as in PyTorch; above 0 a call needs a ``key``, or ``inference=True``.
     reverse_only
         LSTM and GRU: a hand-written derivative, for reverse mode and forward over reverse; False allows `jax.jvp`.
     key
@@ -120,17 +121,20 @@ class RNN(eqx.Module):
         state
             Like the states returned; zeros where left out.
         key
-            For dropout.
+            For dropout, which refuses to act without it.
         inference
             Switch dropout off.
         """
         if x.ndim < 2 or x.shape[-2] == 0:
             raise InputError(f"x: found shape {x.shape}, expected (..., length >= 1, features)")
+        features = getattr(self.cells[0][0], "input_size", None)
+        if features is not None and x.shape[-1] != features:
+            raise InputError(f"x: found {x.shape[-1]} features, expected {features}")
         keys = [None] * len(self.cells) if key is None else jax.random.split(key, len(self.cells))
         x, states = jnp.moveaxis(x, -2, 0), []
         for layer, cells in enumerate(self.cells):
-            if layer and key is not None:
-                x = self.dropout(x, key=keys[layer], inference=inference)
+            if layer:
+                x = dropout(self.dropout, x, keys[layer], inference)
             starts = (None,) * len(cells) if state is None else state[layer]
             runs = [
                 _run(cell, x if d == 0 else x[::-1], start, self.reverse_only)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from corollary.core import validation
+from corollary.nn._dropout import dropout
 from corollary.nn._rnn import RNN
 
 
@@ -93,8 +94,7 @@ class RecurrentNetwork(eqx.Module):
             outputs = jnp.concatenate(last, -1)
         elif self.pool == "mean":
             outputs = jnp.mean(outputs, -2)
-        if key is not None:
-            outputs = self.rnn.dropout(outputs, key=head, inference=inference)
+        outputs = dropout(self.rnn.dropout, outputs, head, inference)
         assert self.head.bias is not None
         return self.final_activation(outputs @ self.head.weight.T + self.head.bias)
 

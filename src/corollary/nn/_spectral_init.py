@@ -69,18 +69,22 @@ def spectral_init(
     validation.one_of("norm", "radius", "isometry", "mup")("target", target)
     if not isinstance(value, Tracer):
         validation.number(0, open_low=True)("value", float(value))
+    if len(shape) != 2 or min(shape) < 1:
+        raise InputError(f"shape: found {shape}, expected two sizes >= 1")
     if target == "radius" and shape[0] != shape[1]:
         raise InputError(f"shape: found {shape}, expected a square one for a spectral radius")
-    W = unit_variance(key, shape, distribution, dtype)
+    dtype = jnp.zeros(()).dtype if dtype is None else jnp.dtype(dtype)
+    # Decompositions need 32 bits; a shorter type is rounded to at the end.
+    W = unit_variance(key, shape, distribution, dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32)
     if target == "isometry":
         U, _, Vh = jnp.linalg.svd(W, full_matrices=False)
-        return jnp.asarray(value, W.dtype) * (U @ Vh)
+        return (jnp.asarray(value, W.dtype) * (U @ Vh)).astype(dtype)
     if target == "radius":
         size = jnp.max(jnp.abs(jnp.linalg.eigvals(W)))
     else:
         size = jnp.linalg.svd(W, compute_uv=False)[0]
     goal = jnp.asarray(value, W.dtype) * (math.sqrt(shape[0] / shape[1]) if target == "mup" else 1.0)
-    return W * (goal / size)
+    return (W * (goal / size)).astype(dtype)
 
 
 def unit_variance(key: Any, shape: tuple[int, ...], distribution: str = "normal", dtype: Any = None) -> Array:

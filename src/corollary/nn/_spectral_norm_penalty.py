@@ -13,9 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from corollary.core.errors import InputError
+from corollary.nn._conv import Conv
 from corollary.optim._tree import at_least_zero
 
 
@@ -27,8 +29,8 @@ def spectral_norm_penalty(weights: PyTree, strength: Any = 1.0) -> Float[Array, 
     Parameters
     ----------
     weights
-        A pytree (a module will do); leaves of more than two axes are flattened to (first, rest), vectors and what is no
-        floating array are left out.
+        A pytree (a module will do); the kernel of a `Conv` is flattened to (window·in, out), other leaves of more than
+        two axes to (first, rest); vectors and what is no floating array are left out.
     strength
         λ ≥ 0.
 
@@ -52,18 +54,21 @@ def spectral_norm_penalty(weights: PyTree, strength: Any = 1.0) -> Float[Array, 
     [[3.0, 0.0], [0.0, 0.0]]
     """
     at_least_zero("strength", strength)
-    matrices = [w for w in jax.tree.leaves(weights) if _is_matrix(w)]
+    leaves = jax.tree.leaves(weights, is_leaf=lambda node: isinstance(node, Conv))
+    matrices = [_matrix(w.kernel, True) if isinstance(w, Conv) else _matrix(w) for w in leaves]
+    matrices = [w for w in matrices if w is not None]
     if not matrices:
         raise InputError("weights: found no floating matrix in it, expected at least one")
     # The derivative of singular values has no gaps in it: finite where the largest is repeated, too.
-    squares = [jnp.linalg.svd(w.reshape(w.shape[0], -1), compute_uv=False)[0] ** 2 for w in matrices]
+    squares = [jnp.linalg.svd(w, compute_uv=False)[0] ** 2 for w in matrices]
     return jnp.asarray(strength, squares[0].dtype) / 2 * jnp.sum(jnp.stack(squares))
 
 
 def spectral_decoupling(logits: Float[Array, "..."], strength: Any = 0.1) -> Float[Array, ""]:
     """(λ/2)‖logits‖² of one example, to be added to its loss; the gradient is λ·logits. O(classes).
 
-    When: cross-entropy leans on one feature alone. Logits then stop growing, so the other features go on being learnt.
+    When: cross-entropy leans on one feature alone. Every logit then has the same finite goal, so that features go on being
+    learnt until all examples reach it. Features that no example tells apart stay in the proportion they are learnt in.
     Over a batch, take the mean: ``jax.vmap(spectral_decoupling)(logits).mean()``.
 
     Parameters
@@ -92,5 +97,8 @@ def spectral_decoupling(logits: Float[Array, "..."], strength: Any = 0.1) -> Flo
     return jnp.asarray(strength, logits.dtype) / 2 * jnp.sum(logits**2)
 
 
-def _is_matrix(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and leaf.ndim >= 2 and jnp.issubdtype(leaf.dtype, jnp.floating)
+def _matrix(leaf: Any, last: bool = False) -> Any:
+    """A leaf as a matrix, with its first (or last) axis kept; None where it is none."""
+    if not (isinstance(leaf, jax.Array | np.ndarray) and leaf.ndim >= 2 and jnp.issubdtype(leaf.dtype, jnp.floating)):
+        return None
+    return jnp.asarray(leaf).reshape((-1, leaf.shape[-1]) if last else (leaf.shape[0], -1))

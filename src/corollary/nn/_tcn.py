@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from corollary.core import validation
 from corollary.nn._conv import Conv
+from corollary.nn._dropout import dropout
 
 Sequences = Float[Array, "batch length channels"]
 
@@ -34,7 +35,7 @@ class TCN(eqx.Module):
     kernel_size
         Taps of each of the two convolutions of a level.
     dropout
-        Rate behind each convolution; active where a key is given.
+        Rate behind each convolution; above 0 it needs a key, or ``inference=True``.
     dtype, key
         Precision and key of the weights.
 
@@ -85,12 +86,11 @@ class TCN(eqx.Module):
     def __call__(
         self, x: Sequences, *, key: Key[Array, ""] | None = None, inference: bool = False
     ) -> Float[Array, "batch length _"]:
-        """The sequences of the last level; dropout is off without a key."""
+        """The sequences of the last level; dropout of a rate above 0 needs a `key`, or ``inference=True``."""
         keys = [None] * (2 * len(self.levels)) if key is None else list(jax.random.split(key, 2 * len(self.levels)))
-        off = inference or key is None
         for pair, skip in zip(self.levels, self.skips, strict=True):
             h = x
             for conv in pair:
-                h = self.drop(jax.nn.relu(conv(h)), key=keys.pop(0), inference=off)
+                h = dropout(self.drop, jax.nn.relu(conv(h)), keys.pop(0), inference)
             x = jax.nn.relu(h + (x if skip is None else skip(x)))
         return x

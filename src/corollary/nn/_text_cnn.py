@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 from corollary.core import validation
 from corollary.core.errors import InputError
 from corollary.nn._conv import Conv
+from corollary.nn._dropout import dropout
 
 
 @final
@@ -35,14 +36,14 @@ class TextCNN(eqx.Module):
     filters
         Number of filters of each width.
     dropout
-        Rate before the last layer; active where a key is given.
+        Rate before the last layer; needs a key, or ``inference=True``.
     dtype, key
         Precision and key of the weights.
 
     Examples
     --------
     >>> import jax, jax.numpy as jnp
-    >>> TextCNN(5, 2, filters=4, key=jax.random.key(0))(jnp.zeros((3, 9, 5))).shape
+    >>> TextCNN(5, 2, filters=4, key=jax.random.key(0))(jnp.zeros((3, 9, 5)), inference=True).shape
     (3, 2)
     """
 
@@ -100,6 +101,6 @@ class TextCNN(eqx.Module):
         key: Key[Array, ""] | None = None,
         inference: bool = False,
     ) -> Float[Array, "batch classes"]:
-        """Logits; dropout is off without a key."""
-        h = self.drop(self.features(x, lengths), key=key, inference=inference or key is None)
+        """Logits; dropout needs a `key`, or ``inference=True``."""
+        h = dropout(self.drop, self.features(x, lengths), key, inference)
         return jax.vmap(self.head)(h)

@@ -42,11 +42,13 @@ def modrelu(z: Complex[Array, "..."], bias: Float[Array, "..."]) -> Complex[Arra
     >>> modrelu(jnp.array([4j, 0.5]), jnp.array(-1.0)).tolist()
     [3j, 0j]
     """
-    square = jnp.real(z) ** 2 + jnp.imag(z) ** 2
-    nonzero = square > 0
-    modulus = jnp.sqrt(jnp.where(nonzero, square, 1.0))
+    re, im = jnp.real(z), jnp.imag(z)
+    size = jax.lax.stop_gradient(jnp.maximum(jnp.abs(re), jnp.abs(im)))  # squares of z may not be representable
+    nonzero = size > 0
+    safe = jnp.where(nonzero, size, 1.0)
+    modulus = safe * jnp.sqrt(jnp.where(nonzero, (re / safe) ** 2 + (im / safe) ** 2, 1.0))
     factor = jnp.where(nonzero, jnp.maximum(modulus + bias, 0.0) / modulus, 0.0)
-    return jax.lax.complex(jnp.real(z) * factor, jnp.imag(z) * factor)
+    return jax.lax.complex(re * factor, im * factor)
 
 
 def real_features(z: Complex[Array, "... n"]) -> Float[Array, "... m"]:
@@ -110,7 +112,7 @@ class UnitaryCell(eqx.Module):
         validation.integer()("input_size", input_size)
         self.hidden_size = validation.integer()("hidden_size", hidden_size)
         keys = jax.random.split(key, 5)
-        # Blocks of 2 with angles φ give eigenvalues e^{±iφ}, spread over the circle.
+        # A diagonal start: i·tan(φ/2) gives the eigenvalue e^{−iφ}, spread over the right half of the circle.
         angles = jax.random.uniform(keys[0], (hidden_size,), minval=-math.pi / 2, maxval=math.pi / 2)
         self.skew = (jnp.zeros((hidden_size, hidden_size)), jnp.diag(jnp.tan(angles / 2)))
         scale = (2 * input_size) ** -0.5

@@ -39,7 +39,7 @@ class VGG(eqx.Module):
     classes, in_channels
         Of output and image (at least 32×32 pixels).
     dropout
-        Rate behind the two wide dense layers; active where a key is given.
+        Rate behind the two wide dense layers; needs a key, or ``inference=True``.
     dtype, key
         Precision and key of the weights.
 
@@ -94,6 +94,6 @@ class VGG(eqx.Module):
     def __call__(
         self, x: Images, *, key: Key[Array, ""] | None = None, inference: bool = False
     ) -> Float[Array, "batch classes"]:
-        """Logits; dropout is off without a key."""
+        """Logits; dropout needs a `key`, or ``inference=True``."""
         h = adaptive_avg_pool(self.maps(x)[-1], 7).reshape(x.shape[0], -1)
         return dense_head(self.dense, self.drop, h, key, inference, first=False)

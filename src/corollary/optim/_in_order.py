@@ -21,10 +21,10 @@ OPTIONS: dict[str, Any] = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_
 
 def pays(tree: PyTree) -> bool:
     """Whether a loop over these arrays is small, and on a CPU whose compiler knows the schedule."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
-    if sum(leaf.nbytes for leaf in leaves) > SMALL:
+    leaves = jax.tree.leaves(tree)
+    if sum(getattr(leaf, "nbytes", 0) for leaf in leaves) > SMALL:
         return False
-    devices = {device for leaf in leaves for device in leaf.devices()}
+    devices = {device for leaf in leaves if isinstance(leaf, jax.Array) for device in leaf.devices()}
     return len(devices) == 1 and next(iter(devices)).platform == "cpu" and _known()
 
 

@@ -248,7 +248,7 @@ def _one_step(problem: Problem, solver: Solver, run: Run, tol: Scalar, *, unroll
         lower = jnp.where(proves, jnp.maximum(run.lower, info.lower), run.lower)
         violation = jnp.where(objective - lower >= -rounded, objective - lower, jnp.inf)  # a bound that F undercuts
     first = jnp.where(run.steps == 0, natural, run.first)
-    threshold = tol * jnp.maximum(first, natural) + rounded
+    threshold = tol * (first if info.from_start else jnp.maximum(first, natural)) + rounded
     converged = finite & (violation <= threshold) & jnp.isfinite(violation) & jnp.isfinite(threshold)
     if info.lower is None:  # a residual speaks of the point it was taken at
         better = better | converged

@@ -27,7 +27,8 @@ class Info(eqx.Module):
     residual
         ≥ dist(0, ∂F) at the new iterate, or another measure that vanishes exactly at a solution.
     gradient_scale
-        The size of the terms that have to cancel in the residual: the tolerance is relative to it.
+        The size of the terms that have to cancel in the residual: the tolerance is relative to the larger of the first
+        step's and this one's.
     floor
         The rounding of the residual.
     step
@@ -40,6 +41,9 @@ class Info(eqx.Module):
         True where the objective is proved to fall without end; left out, where it is −∞.
     stuck
         True where no further progress is possible at this precision.
+    from_start
+        The residual is a plain gradient, in which no terms cancel: the tolerance is relative to the first step's scale
+        alone. A gradient can grow a millionfold on the way; a tenth of that is no stationary point.
     extra
         More numbers for the history, by name.
     """
@@ -53,6 +57,7 @@ class Info(eqx.Module):
     merit: Scalar | None = None
     stuck: Bool[Array, ""] | None = None
     unbounded: Bool[Array, ""] | None = None
+    from_start: bool = eqx.field(static=True, default=False)
     extra: dict[str, Scalar] = eqx.field(default_factory=dict)
 
 

@@ -17,10 +17,11 @@ from jaxtyping import Array, Int, PyTree
 
 from corollary.core.errors import InputError
 from corollary.core.validation import integer, number
+from corollary.train._policy import at_least_float32
 
 
 class AverageState(eqx.Module):
-    """The average, and how many iterates it holds."""
+    """The average, in float32 at least (in bfloat16, 1 − 0.999 is nothing), and how many iterates it holds."""
 
     params: PyTree
     count: Int[Array, ""]
@@ -54,14 +55,14 @@ class ExponentialAverage(eqx.Module):
 
     def init(self, params: PyTree) -> AverageState:
         """The average of the start alone."""
-        return AverageState(jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32))
+        return AverageState(jax.tree.map(at_least_float32, params), jnp.zeros((), jnp.int32))
 
     def update(self, state: AverageState, params: PyTree, step: Any) -> AverageState:
         """With the parameters after step number `step` (from 0)."""
         del step
 
         def mix(old, new):
-            return optax.incremental_update(new, old, 1 - jnp.asarray(self.decay, new.dtype))
+            return optax.incremental_update(new.astype(old.dtype), old, 1 - jnp.asarray(self.decay, old.dtype))
 
         return AverageState(jax.tree.map(mix, state.params, params), state.count + 1)
 
@@ -102,7 +103,7 @@ class TailAverage(eqx.Module):
 
     def init(self, params: PyTree) -> AverageState:
         """No iterate yet."""
-        return AverageState(jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32))
+        return AverageState(jax.tree.map(at_least_float32, params), jnp.zeros((), jnp.int32))
 
     def update(self, state: AverageState, params: PyTree, step: Any) -> AverageState:
         """With the parameters after step number `step` (from 0)."""
@@ -111,6 +112,7 @@ class TailAverage(eqx.Module):
         count = state.count + counts.astype(jnp.int32)
 
         def mix(old, new):
+            new = new.astype(old.dtype)
             weight = jnp.where(counts, 1 / jnp.maximum(count, 1).astype(new.dtype), 0)
             weight = jnp.where(count == 0, 1, weight).astype(new.dtype)
             return old + weight * (new - old)

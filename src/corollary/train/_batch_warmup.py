@@ -86,7 +86,7 @@ def batch_warmup(
     Raises
     ------
     InputError
-        For sizes below 1, or doubling points that do not rise.
+        For sizes below 1, a largest batch below the first, or doubling points that do not rise.
 
     Source: Merrill et al. (2025).
 
@@ -100,6 +100,8 @@ def batch_warmup(
     validation.integer(1)("batch_size", batch_size)
     validation.number(0, open_low=True)("learning_rate", learning_rate)
     validation.integer(1, none=True)("largest", largest)
+    if largest is not None and largest < batch_size:
+        raise InputError(f"largest: found {largest}, expected at least the first batch size {batch_size}")
     if not callable(critical):
         points = list(critical)
         if any(b <= a for a, b in zip([0, *points], points, strict=False)):
@@ -108,7 +110,7 @@ def batch_warmup(
     seen, step, size = 0, 0, batch_size
 
     def may_double(seen: int, size: int) -> bool:
-        if largest is not None and 2 * size > largest:
+        if 2 * size > (examples if largest is None else min(largest, examples)):
             return False
         if callable(critical):
             return float(critical(seen)) >= 2 * size

@@ -1,7 +1,7 @@
 """Checkpoints that survive kill −9: written to a new name, synced, renamed, the directory synced; the last few kept.
 
 A checkpoint is a folder ``step-000000001000`` with the arrays in ``state.safetensors`` and all else, with a schema
-version and the arrays' SHA-256, in ``state.json``. Reading runs no code. A torn, foreign or newer one is refused, and
+version and SHA-256 checksums of both, in ``state.json``. Reading runs no code. A torn, foreign or newer one is refused, and
 the one before it used, with a warning that says so. Cost: one copy of the run to the host and the disk's speed.
 Arrays over several processes are gathered; process 0 writes, and all read the same folder.
 """
@@ -82,6 +82,10 @@ class Checkpoints:
         """Whether a checkpoint is to be written after `step` steps."""
         by_step = self.every is not None and step % self.every == 0
         by_clock = self.seconds is not None and time.monotonic() - self._when >= self.seconds
+        if jax.process_count() > 1 and self.seconds is not None:  # their clocks differ, and all must save or none
+            from jax.experimental import multihost_utils
+
+            by_clock = bool(multihost_utils.broadcast_one_to_all(np.asarray(by_clock)))
         return step != self._last and (by_step or by_clock)
 
     def save(
@@ -111,7 +115,8 @@ class Checkpoints:
         if jax.process_index() == 0:
             blob = safetensors.numpy.save(tensors)
             head = {"format": FORMAT, "schema": SCHEMA, "step": step, "sha256": hashlib.sha256(blob).hexdigest()}
-            text = json.dumps({**head, "leaves": leaves, "record": record or {}, "run": run or {}}, indent=1)
+            head |= {"leaves": leaves, "record": record or {}, "run": run or {}}
+            text = json.dumps({**head, "checksum": _checksum(head)}, indent=1)
             self._write(step, {"state.safetensors": blob, "state.json": text.encode()})
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
@@ -143,6 +148,7 @@ class Checkpoints:
             loaded = _restore(path, head, tensors, like, run or {})
             self._last, self._when = loaded.step, time.monotonic()
             return loaded
+        self._last = -1  # of a run before, where this object has seen one
         if refused:
             raise ModelFileError(
                 f"{'; '.join(refused)}. No good checkpoint is left in {self.folder}; remove it to start anew"
@@ -151,8 +157,9 @@ class Checkpoints:
 
     def _write(self, step: int, files: dict[str, bytes]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for stale in self.folder.glob(".*-*"):  # left by a run that was killed while it wrote or removed
-            shutil.rmtree(stale, ignore_errors=True)
+        for kind in ("new", "old"):  # left by a run that was killed while it wrote or removed
+            for stale in self.folder.glob(f".{kind}-{PREFIX}*"):
+                shutil.rmtree(stale, ignore_errors=True)
         target = self.folder / f"{PREFIX}{step:012d}"
         new = self.folder / f".new-{target.name}"
         new.mkdir()
@@ -166,7 +173,9 @@ class Checkpoints:
             _remove(target)
         new.rename(target)
         _sync(self.folder)
-        for old in sorted(self.folder.glob(f"{PREFIX}*"), reverse=True)[self.keep :]:
+        # Later ones were refused: they count for nothing here, or they would push the good ones out.
+        until = (path for path in self.folder.glob(f"{PREFIX}*") if path.name <= target.name)
+        for old in sorted(until, reverse=True)[self.keep :]:
             _remove(old)
 
 
@@ -197,13 +206,17 @@ def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if hashlib.sha256(blob).hexdigest() != head.get("sha256"):
         raise ModelFileError(f"{path / 'state.safetensors'}: truncated or not the one that state.json was written with")
     try:
-        if not (isinstance(head["leaves"], dict) and isinstance(head["record"], dict) and type(head["step"]) is int):
-            raise ModelFileError(f"{path / 'state.json'}: malformed")
+        if head.pop("checksum", None) != _checksum(head):
+            raise ModelFileError(f"{path / 'state.json'}: damaged, its checksum does not fit")
         return head, safetensors.numpy.load(blob)
     except ModelFileError:
         raise
     except Exception as error:
         raise ModelFileError(f"{path}: malformed ({type(error).__name__}: {error})") from error
+
+
+def _checksum(head: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(head, sort_keys=True).encode()).hexdigest()
 
 
 def _restore(path: pathlib.Path, head: Any, tensors: Any, like: dict[str, PyTree], run: dict[str, Any]) -> Loaded:

@@ -78,7 +78,8 @@ def critical_batch_size(
     validation.number(0)("tolerance", tolerance)
     validation.number(0)("relative", relative)
     sizes = list(multiples)
-    if not sizes or sizes[0] != 1 or any(b <= a for a, b in itertools.pairwise(sizes)):
+    whole = all(isinstance(k, int | np.integer) for k in sizes)
+    if not sizes or not whole or sizes[0] != 1 or any(b <= a for a, b in itertools.pairwise(sizes)):
         raise InputError(f"multiples: found {sizes}, expected rising integers from 1")
     losses: list[float] = []
     allowed, best = np.inf, 1
@@ -130,7 +131,7 @@ def noisy_quadratic(
     Raises
     ------
     InputError
-        For a setting out of range.
+        For a setting out of range, or lengths that differ.
 
     Source: Zhang et al. (2019).
 
@@ -144,7 +145,18 @@ def noisy_quadratic(
     validation.number(0, open_low=True)("learning_rate", learning_rate)
     validation.number(0, open_low=True)("batch_size", batch_size)
     validation.integer(0)("steps", steps)
-    shrink, add = (1 - learning_rate * h) ** 2, learning_rate**2 * c / batch_size
-    settled = np.where(shrink == 1, 0.0, add / np.where(shrink == 1, 1.0, 1 - shrink))
-    power = shrink**steps
-    return np.where(shrink == 1, v + steps * add, settled + power * (v - settled))
+    for name, values, least in (("curvature", h, 0), ("noise", c, -1), ("start", v, -1)):
+        validation.same_length("curvature", h, name, values)
+        if np.any(values <= least) or np.any(values < 0):
+            raise InputError(f"{name}: found {values.min():g}, expected numbers {'> 0' if least == 0 else '>= 0'}")
+    step, add = learning_rate * h, learning_rate**2 * c / batch_size
+    # (1 − ηh)^{2·steps} and its geometric sum, without the cancellation of small ηh.
+    small = np.minimum(step, 0.5)
+    log_power = 2 * steps * np.log1p(-small)
+    factor = (1 - step) ** 2
+    with np.errstate(over="ignore", invalid="ignore"):  # an unstable step grows to infinity
+        power = np.where(step < 0.5, np.exp(log_power), factor**steps)
+        lost = np.where(step < 0.5, -np.expm1(log_power), 1 - factor**steps)
+        slope = step * (2 - step)
+        total = np.where(slope == 0, steps, lost / np.where(slope == 0, 1, slope))  # ηh = 2: the factor is 1
+        return np.where(v > 0, power * v, 0.0) + np.where(add > 0, total * add, 0.0)

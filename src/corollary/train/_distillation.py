@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from corollary.core import validation
@@ -51,7 +52,7 @@ def distillation_loss(
     Raises
     ------
     InputError
-        For mismatched shapes or settings out of range.
+        For mismatched shapes, labels that are no classes, or settings out of range.
 
     Source: Hinton et al. (2015), §2.
 
@@ -78,6 +79,8 @@ def distillation_loss(
     labels = jnp.asarray(labels)
     if labels.shape != z.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise InputError(f"labels: found {labels.dtype} of shape {labels.shape}, expected integers {z.shape[:-1]}")
+    if not isinstance(labels, Tracer) and labels.size and not bool(jnp.all((labels >= 0) & (labels < z.shape[-1]))):
+        raise InputError(f"labels: found one outside the classes, expected numbers from 0 to {z.shape[-1] - 1}")
     return soft + (1 - a) * optax.softmax_cross_entropy_with_integer_labels(z, labels)
 
 

@@ -28,6 +28,8 @@ from corollary.core.errors import InputError
 
 RESIDENT_BYTES = 2**32
 STREAM_BYTES, STREAM_ROWS, INDEX_ROWS = 2**25, 32, 512
+PADDED_ROWS = 2**11
+STREAM = 0x66656564  # "feed": sets the keys of data apart from those of the loss
 Taker = Callable[[PyTree, PyTree], PyTree]
 
 
@@ -164,8 +166,16 @@ class ArrayFeed(Feed):
             return None
         wide = bool(jax.config.read("jax_enable_x64"))
         if wide not in self._placed:
-            self._placed = {wide: jax.tree.map(jnp.asarray, self.arrays)}
+            self._placed = {wide: jax.tree.map(self._filled, self.arrays)}
         return self._placed[wide]
+
+    def _filled(self, array: Any) -> jax.Array:
+        """On the device; few rows are filled up to a power of two, so that as many, about, share a compiled program."""
+        if isinstance(array, np.ndarray) and len(array) <= PADDED_ROWS:
+            filled = np.zeros((1 << (len(array) - 1).bit_length(), *array.shape[1:]), array.dtype)
+            filled[: len(array)] = array
+            array = filled
+        return jnp.asarray(array)
 
     def capacity(self) -> int:
         """Many where a row is a few indices, few where it is a batch."""
@@ -209,7 +219,7 @@ class ArrayFeed(Feed):
             return None
         index = self._order(0)[used:]
         batch = jax.tree.map(lambda a: jnp.asarray(np.asarray(a[index])), self.arrays)
-        return batch if self.transform is None else self.transform(batch, jax.random.key(self.seed))
+        return batch if self.transform is None else self.transform(batch, _key({"seed": self.seed % 2**32, "step": used}))
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         if not self.shuffle:
@@ -238,7 +248,8 @@ class StreamFeed(Feed):
 
     def __init__(self, function: Callable[[int], PyTree], steps_per_epoch: int | None = None):
         validation.integer(1, none=True)("steps_per_epoch", steps_per_epoch)
-        self.function, self.steps_per_epoch = function, steps_per_epoch
+        self.function = function
+        self.steps_per_epoch = None if steps_per_epoch is None else int(steps_per_epoch)
 
     @property
     def taker(self) -> Taker:
@@ -264,7 +275,7 @@ class GeneratedFeed(Feed):
     function
         Batch from a key: traceable, a pytree of arrays.
     seed
-        Batch k is drawn with key(seed) folded with k.
+        Batch k is drawn with a key of its own, made of the seed and k.
     steps_per_epoch
         Batches an epoch, where the notion applies.
 
@@ -278,7 +289,8 @@ class GeneratedFeed(Feed):
     def __init__(self, function: Callable[[Any], PyTree], seed: int = 0, steps_per_epoch: int | None = None):
         validation.integer(0)("seed", seed)
         validation.integer(1, none=True)("steps_per_epoch", steps_per_epoch)
-        self.function, self.seed, self.steps_per_epoch = function, int(seed), steps_per_epoch
+        self.function, self.seed = function, int(seed)
+        self.steps_per_epoch = None if steps_per_epoch is None else int(steps_per_epoch)
 
     @property
     def taker(self) -> Taker:
@@ -325,4 +337,5 @@ class _Draw:
 
 
 def _key(row: PyTree) -> Any:
-    return jax.random.fold_in(jax.random.key(row["seed"]), row["step"])
+    # Folded once more than the trainer's keys: with equal seeds, noise in the data must not be that of the dropout.
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(row["seed"]), STREAM), row["step"])

@@ -15,14 +15,16 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from corollary.core import validation
 from corollary.core.certificate import Certificate
+from corollary.core.errors import InputError
 from corollary.core.float_formats import FORMATS, round_to
 from corollary.core.precision import as_float, follows_input
 from corollary.core.solution import Solution
-from corollary.optim._tree import finite
+from corollary.optim._tree import at_least_zero, finite
 
 
 @follows_input
@@ -50,7 +52,7 @@ def quantize_fp8(x: Any, name: str = "e4m3", *, scale: Any = None) -> Solution:
     Raises
     ------
     InputError
-        For another format or a tensor that is not finite.
+        For another format, a tensor that is not finite, or a scale that is no power of two.
 
     Source: Micikevicius et al. (2022), table 1.
 
@@ -62,6 +64,10 @@ def quantize_fp8(x: Any, name: str = "e4m3", *, scale: Any = None) -> Solution:
     """
     validation.one_of("e4m3", "e5m2")("name", name)
     x = finite("x", as_float(x))
+    if scale is not None and not isinstance(scale, jax.core.Tracer):
+        at_least_zero("scale", scale, positive=True)
+        if np.any(np.frexp(np.asarray(scale, dtype=float))[0] != 0.5):
+            raise InputError(f"scale: found {scale}, expected a power of two")
     return _quantize(x, None if scale is None else jnp.asarray(scale).astype(x.dtype), name)
 
 
@@ -166,7 +172,7 @@ def fp8(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Round to E4M3 forward and the gradient to E5M2 backward, each with its own current scale.
 
     Use it on weights and activations before a product, to train as FP8 hardware would. The rounding itself has
-    gradient 1 (straight-through).
+    gradient 1 (straight-through). Infinities and NaN pass as they are.
 
     Parameters
     ----------
@@ -190,8 +196,10 @@ def fp8(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _round(x: Array, name: str) -> Array:
-    scale = fp8_scale(jnp.max(jnp.abs(x)), name)
-    return round_to(jnp.clip(x * scale, -FORMATS[name].max, FORMATS[name].max), name) / scale
+    # What is not finite neither sets the scale nor saturates: an overflow must stay one, for the loss scale to see it.
+    fine = jnp.isfinite(x)
+    scale = fp8_scale(jnp.max(jnp.where(fine, jnp.abs(x), 0), initial=0), name)
+    return jnp.where(fine, round_to(jnp.clip(x * scale, -FORMATS[name].max, FORMATS[name].max), name) / scale, x)
 
 
 fp8.defvjp(lambda x: (_round(x, "e4m3"), None), lambda _, g: (_round(g, "e5m2"),))

@@ -47,7 +47,7 @@ def low_pass(targets: Any, bandwidth: Any, *, axes: Sequence[int] = (0,), soft: 
     Raises
     ------
     InputError
-        For settings out of range or axes that the targets lack.
+        For settings out of range, axes that the targets lack, or complex targets.
 
     Source: Rahaman et al. (2019), §3.
 
@@ -58,17 +58,19 @@ def low_pass(targets: Any, bandwidth: Any, *, axes: Sequence[int] = (0,), soft: 
     [2.0, 2.0, 2.0, 2.0]
     """
     y = as_float(targets)
+    if jnp.issubdtype(y.dtype, jnp.complexfloating):
+        raise InputError(f"targets: found dtype {y.dtype}, expected real numbers")
     if not isinstance(bandwidth, jax.Array):
         validation.number(0, 1)("bandwidth", bandwidth)
     validation.number(0, 1)("soft", soft)
     axes = tuple(axes)
     if not axes or any(not -y.ndim <= a < y.ndim for a in axes):
         raise InputError(f"axes: found {axes}, expected axes of targets with {y.ndim} dimensions")
-    return _low_pass(y, jnp.asarray(bandwidth).astype(y.dtype), axes, float(soft))
+    return _low_pass(y, jnp.asarray(bandwidth).astype(y.dtype), axes, jnp.asarray(soft).astype(y.dtype))
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _low_pass(y: Array, band: Array, axes: tuple[int, ...], soft: float) -> Array:
+@functools.partial(jax.jit, static_argnums=2)
+def _low_pass(y: Array, band: Array, axes: tuple[int, ...], soft: Array) -> Array:
     frequency = jnp.zeros((1,) * y.ndim, y.dtype)
     for a in axes:
         shape = [1] * y.ndim
@@ -77,7 +79,8 @@ def _low_pass(y: Array, band: Array, axes: tuple[int, ...], soft: float) -> Arra
         frequency = jnp.maximum(frequency, along)
     over = frequency - band
     slack = 8 * jnp.finfo(y.dtype).eps
-    gain = jnp.where(over <= slack, 1, jnp.clip(1 - over / soft, 0, 1) if soft else 0).astype(y.dtype)
+    roll = jnp.where(soft > 0, jnp.clip(1 - over / jnp.where(soft > 0, soft, 1), 0, 1), 0)
+    gain = jnp.where(over <= slack, 1, roll).astype(y.dtype)
     spectrum = jnp.fft.fftn(y, axes=axes)
     filtered = jnp.real(jnp.fft.ifftn(spectrum * gain.astype(spectrum.dtype), axes=axes)).astype(y.dtype)
     return jnp.where(band >= 1, y, filtered)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from corollary.core.errors import InputError
 from corollary.core.precision import as_float
+from corollary.optim._tree import norm
 
 Numbers = Float[Array | np.ndarray, "..."] | np.floating | float
 
@@ -57,7 +58,7 @@ def layer_norms(params: PyTree, gradients: PyTree, updates: PyTree) -> LayerNorm
     trees = (params, gradients, updates)
     if len({jax.tree.structure(tree) for tree in trees}) != 1:
         raise InputError("gradients, updates: found another structure than params has, expected the same pytree")
-    parameter, gradient, update = ({p: jnp.linalg.norm(as_float(x).ravel()) for p, x in _named(t)} for t in trees)
+    parameter, gradient, update = ({p: norm(as_float(x)) for p, x in _named(t)} for t in trees)
     ratio = {
         p: jnp.where(parameter[p] > 0, u / jnp.where(parameter[p] > 0, parameter[p], 1), jnp.where(u > 0, jnp.inf, 0.0))
         for p, u in update.items()

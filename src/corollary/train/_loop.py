@@ -87,6 +87,7 @@ class Record:
         self.at: list[int] = []
         self.validations: dict[str, list[float]] = {}
         self.reports: list[str] = []
+        self.in_a_row = 0
 
     def append(self, log: dict[str, np.ndarray], taken: int) -> None:
         """The metrics of `taken` more steps."""
@@ -99,16 +100,22 @@ class Record:
         for name, value in values.items():
             self.validations.setdefault(f"validation_{name}", []).append(float(value))
 
-    def steps(self) -> dict[str, np.ndarray]:
-        """Each metric, one entry a step."""
-        return {name: np.concatenate(parts) for name, parts in self.columns.items()}
+    def steps(self, until: int | None = None) -> dict[str, np.ndarray]:
+        """Each metric, one entry a step, up to the step `until`: one that failed was logged, but is to be taken again."""
+        length = None if until is None else until - self.first
+        return {name: np.concatenate(parts)[:length] for name, parts in self.columns.items()}
+
+    def length(self) -> int:
+        """Steps logged."""
+        return max((sum(map(len, parts)) for parts in self.columns.values()), default=0)
 
     def series(self, name: str) -> np.ndarray:
         """One value a validation: what was found, or a step's metric averaged since the validation before."""
         if name in self.validations:
             return np.asarray(self.validations[name])
         column, edges = np.concatenate(self.columns[name]), np.asarray([self.first, *self.at]) - self.first
-        return np.asarray([column[a:b].mean() for a, b in itertools.pairwise(edges)])
+        parts = [column[a:b][np.isfinite(column[a:b])] for a, b in itertools.pairwise(edges)]  # a skipped step is none
+        return np.asarray([part.mean() if len(part) else np.nan for part in parts])
 
     def history(self) -> dict[str, np.ndarray]:
         """Every series with one entry a step; a validation stands at the step after which it was made."""
@@ -123,12 +130,12 @@ class Record:
     def plain(self) -> dict[str, Any]:
         """What goes into a checkpoint's JSON: numbers as text, which keeps their bits and knows NaN."""
         values = {name: [repr(value) for value in series] for name, series in self.validations.items()}
-        return {"at": self.at, "validations": values, "reports": self.reports}
+        return {"at": self.at, "validations": values, "reports": self.reports, "in_a_row": self.in_a_row}
 
     def restore(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
         """What `steps` and `plain` wrote."""
         self.columns = {name: [array] for name, array in arrays.items()}
-        self.at, self.reports = plain["at"], plain["reports"]
+        self.at, self.reports, self.in_a_row = plain["at"], plain["reports"], plain["in_a_row"]
         self.validations = {name: [float(text) for text in series] for name, series in plain["validations"].items()}
 
 
@@ -160,40 +167,44 @@ class _Run:
         self.step = int(self.state.step)
         self.last: dict[str, float] = {}
         self.reason = self._verdict().reason if self.record.at else ""
-        self.interrupted, self.failed, self.in_a_row = False, False, 0
+        self.interrupted, self.failed = False, self.record.in_a_row >= GIVE_UP
+        self.wide = bool(jax.config.jax_enable_x64)
         self.capacity = feed.capacity()
         self.resident = trainer._replicated(feed.resident())
-        # A stream's chunks are full, as its rows are data; a resident feed's grow to the length that takes the time.
-        self.chunk = 1 if self.capacity > STREAM_ROWS else self.capacity
+        # A stream's chunks are full, as its rows are data; a resident feed's grow to the length that takes the time
+        # (but not where several processes, whose clocks differ, must agree).
+        self.timed = self.capacity > STREAM_ROWS and jax.process_count() == 1
+        self.chunk = 1 if self.timed else self.capacity
+        self.fresh: dict[str, np.ndarray] = {}
 
     def go(self) -> Solution:
         """Take the steps."""
         options = self.options
-        for log in options.logs:
-            log.open(self.step)
         pending: tuple[tuple[int, int], Future[Any]] | None = None
-        timed = False
+        warm = False
         try:
+            for log in options.logs:
+                log.open(self.step)
             with ThreadPoolExecutor(1) as thread, progress.bar("train", self.target, options.verbose):
                 while self.step < self.target and not self.reason and not self.failed:
                     first, n = self.step, self._length(self.step)
                     ahead = pending is not None and pending[0] == (first, n)
                     rows = pending[1].result() if pending is not None and ahead else self._rows(first, n)
                     clock = time.perf_counter()
-                    self.state, log, taken = self._call(rows, n)
+                    self.state, self.fresh, taken = self._call(rows, n)
                     after = self._length(first + n)
-                    pending = ((first + n, after), thread.submit(self._rows, first + n, after)) if after else None
+                    pending = ((first + n, after), thread.submit(self._ahead, first + n, after)) if after else None
                     taken = int(taken)  # waits for the device
-                    if timed and self.capacity > STREAM_ROWS:
+                    if warm and self.timed:
                         wanted = CALL_SECONDS * taken / (time.perf_counter() - clock)
                         self.chunk = int(np.clip(wanted, 1, min(8 * self.chunk, self.capacity)))
-                    timed = True
-                    order = sorted(log, key=lambda name: (name != "loss", name != "gradient_norm", name))
-                    self._account(first, taken, {name: np.asarray(log[name]) for name in order})
+                    warm = True
+                    self._account(first, taken)
         except KeyboardInterrupt:
             if any(leaf.is_deleted() for leaf in jax.tree.leaves(self.state)):
                 raise
-            self.interrupted, self.step = True, int(self.state.step)
+            self.interrupted = True
+            self._settle()
         finally:
             for log in options.logs:
                 log.close()
@@ -238,9 +249,33 @@ class _Run:
             placed["batch"] = jax.tree.map(_put, rows["batch"], stacked)
         return placed
 
-    def _account(self, first: int, taken: int, log: dict[str, np.ndarray]) -> None:
+    def _ahead(self, first: int, n: int) -> PyTree:
+        """The same in the feeding thread, where JAX's switch for float64 is not that of the caller."""
+        with jax.enable_x64(self.wide):
+            return self._rows(first, n)
+
+    def _logged(self) -> dict[str, np.ndarray]:
+        order = sorted(self.fresh, key=lambda name: (name != "loss", name != "gradient_norm", name))
+        return {name: np.asarray(self.fresh[name]) for name in order}
+
+    def _settle(self) -> None:
+        """An interruption falls anywhere: what was due after the last call is made up for, as the state is past it."""
+        self.step = int(self.state.step)
+        missing = self.step - self.record.first - self.record.length()
+        if missing > 0:
+            self.record.append(self._logged(), missing)
+        if self.step > self.record.first and self._validates():
+            if self.record.at[-1:] != [self.step]:
+                self._validate()
+            else:
+                self._judge()
+
+    def _validates(self) -> bool:
+        return self.step % self.options.validate_every == 0 or self.step == self.target
+
+    def _account(self, first: int, taken: int) -> None:
         """What is due after a call."""
-        options = self.options
+        options, log = self.options, self._logged()
         self.record.append(log, taken)
         self.step = int(self.state.step)
         self.last |= {name: float(values[taken - 1]) for name, values in log.items()}
@@ -248,16 +283,16 @@ class _Run:
             if (first + i + 1) % options.log_every == 0:
                 self._log(first + i + 1, {name: float(values[i]) for name, values in log.items()})
         stopped = bool(self.state.stopped)
-        self.in_a_row = (self.in_a_row + 1 if taken == 1 else 1) if stopped else 0
+        self.record.in_a_row = (self.record.in_a_row + 1 if taken == 1 else 1) if stopped else 0
         if stopped:
             if len(self.record.reports) < REPORTS:
                 self.record.reports.append(first_non_finite(self.trainer, self.state, self.feed, first + taken - 1))
-            self.failed = not self.trainer._recipe.skip or self.in_a_row >= GIVE_UP
+            self.failed = not self.trainer._recipe.skip or self.record.in_a_row >= GIVE_UP
             if self.failed:
                 return
             self.state = eqx.tree_at(lambda s: s.stopped, self.state, jnp.zeros((), bool))
         progress.show(self.step, loss=self.last["loss"])
-        if self.step % options.validate_every == 0 or self.step == self.target:
+        if self._validates():
             self._validate()
         if options.checkpoint is not None and options.checkpoint.due(self.step):
             self._save()
@@ -277,7 +312,10 @@ class _Run:
             self.last |= named
             self._log(self.step, named)
         self.record.validated(self.step, values)
-        if options.stop is not None:
+        self._judge()
+
+    def _judge(self) -> None:
+        if self.options.stop is not None:
             verdict = self._verdict()
             if verdict.best == len(self.record.at) - 1:
                 self.best = jax.tree.map(jnp.copy, (self.state.params, self.state.model_state))
@@ -306,13 +344,17 @@ class _Run:
         kept = (self.state.params, self.state.model_state)
         loaded = checkpoint.load({"state": self.state, "best": kept}, self.what)
         if loaded is not None:
-            self.resumed, self.state, self.best = loaded.step, loaded.trees["state"], loaded.trees.get("best")
+            self.resumed, self.state = loaded.step, loaded.trees["state"]
+            self.best = None if self.options.stop is None else loaded.trees.get("best")
             self.record.restore(loaded.arrays, loaded.record)
 
     def _save(self) -> None:
         if self.options.checkpoint is not None:
             trees = {"state": self.state} if self.best is None else {"state": self.state, "best": self.best}
-            self.options.checkpoint.save(self.step, trees, self.record.steps(), self.record.plain(), self.what)
+            plain = self.record.plain()
+            if self.failed and not self.trainer._recipe.skip:  # that step will be taken again
+                plain |= {"reports": plain["reports"][:-1], "in_a_row": 0}
+            self.options.checkpoint.save(self.step, trees, self.record.steps(self.step), plain, self.what)
 
     def _solution(self) -> Solution:
         trainer, state, record = self.trainer, self.state, self.record

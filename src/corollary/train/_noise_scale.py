@@ -135,20 +135,29 @@ def noise_moments(
 def summarise(noise: Any, signal: Any, confidence: float = 0.95) -> tuple[NoiseScale, Scalar]:
     """The ratio of the means of t measurements, Fieller's interval for it, and its standard error."""
     t = noise.shape[0]
+    # In units of the largest: fourth powers of a gradient would leave float32's range.
+    unit = jnp.maximum(jnp.max(jnp.abs(noise)), jnp.max(jnp.abs(signal)))
+    safe = jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1)
+    noise, signal = noise / safe, signal / safe
     n, s = jnp.mean(noise), jnp.mean(signal)
     nn, ss = jnp.var(noise, ddof=1) / t, jnp.var(signal, ddof=1) / t
     ns = jnp.mean((noise - n) * (signal - s)) / (t - 1)
-    ratio = n / s
-    spread = nn - 2 * ratio * ns + ratio**2 * ss
+    known = s != 0
+    ratio = jnp.where(known, n / jnp.where(known, s, 1), jnp.where(n > 0, jnp.inf, 0.0))
+    finite = jnp.where(known, ratio, 0)
+    spread = nn - 2 * finite * ns + finite**2 * ss
     z = float(scipy.stats.t.ppf(0.5 + confidence / 2, t - 1))
     # Fieller: all r with (n − r s)² ≤ z² (nn − 2 r ns + r² ss); a bounded interval where s stands out from zero.
     a, b, c = s**2 - z**2 * ss, n * s - z**2 * ns, n**2 - z**2 * nn
     root = jnp.sqrt(jnp.maximum(b**2 - a * c, 0.0))
-    safe = jnp.where(a == 0, 1.0, a)
+    divisor = jnp.where(a == 0, 1.0, a)
     bounded = (a > 0) & (s > 0)
-    low = jnp.where(bounded, (b - root) / safe, jnp.where((a < 0) & (b**2 > a * c), (b - root) / safe, 0.0))
-    high = jnp.where(bounded, (b + root) / safe, jnp.inf)
-    return NoiseScale(ratio, jnp.maximum(low, 0.0), high, n, s), jnp.sqrt(jnp.maximum(spread, 0.0)) / jnp.abs(s)
+    # With a < 0 all but the numbers between two roots belong to it: from 0 on, unless one root is negative (c > 0).
+    beyond = (a < 0) & (c > 0)
+    low = jnp.where(bounded | beyond, (b - root) / divisor, 0.0)
+    high = jnp.where(bounded, (b + root) / divisor, jnp.inf)
+    stderr = jnp.where(known, jnp.sqrt(jnp.maximum(spread, 0.0)) / jnp.where(known, jnp.abs(s), 1), jnp.inf)
+    return NoiseScale(ratio, jnp.maximum(low, 0.0), high, n * safe, s * safe), stderr
 
 
 def _square(tree: PyTree) -> Float[Array, ""]:

@@ -34,7 +34,11 @@ def first_non_finite(trainer: Trainer, state: TrainState, feed: Feed, step: int)
     if indices is not None:
         shown = ", ".join(map(str, indices[:16])) + (", ..." if len(indices) > 16 else "")
         which += f" (examples {shown})"
-    return f"step {step}, {which}: {_where(trainer, state, batch, key)}"
+    try:
+        where = _where(trainer, state, batch, key)
+    except Exception as error:  # the report must not hide what it is about
+        where = f"where is not known, as the step could not be computed piece by piece ({type(error).__name__})"
+    return f"step {step}, {which}: {where}"
 
 
 def _where(trainer: Trainer, state: TrainState, batch: PyTree, key: Any) -> str:

@@ -83,9 +83,9 @@ class Policy(eqx.Module):
 
 
 def at_least_float32(x: Any) -> jax.Array:
-    """A number as float32, or in its own precision where that is wider."""
+    """Numbers as float32, or in their own precision where that is wider (or complex)."""
     x = jnp.asarray(x)
-    return x if x.dtype in (jnp.float32, jnp.float64) else x.astype(jnp.float32)
+    return x if x.dtype in (jnp.float32, jnp.float64, jnp.complex64, jnp.complex128) else x.astype(jnp.float32)
 
 
 def cast_floats(tree: PyTree, dtype: str | None) -> PyTree:

@@ -11,6 +11,8 @@ Mishra et al., "Accelerating sparse deep neural networks" (2021) (2:4).
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,11 +22,12 @@ from jaxtyping import Array, PyTree
 from corollary.core import validation
 from corollary.core.certificate import Certificate
 from corollary.core.errors import InputError
-from corollary.core.precision import on_host
+from corollary.core.precision import follows_input, on_host
 from corollary.core.solution import Solution
-from corollary.optim._tree import finite
+from corollary.optim._tree import at_least_zero, finite
 
 
+@follows_input
 def prune(
     params: PyTree,
     sparsity: float,
@@ -36,8 +39,8 @@ def prune(
 ) -> Solution:
     """Set the least important weights to zero.
 
-    Use it after training, with some further training under `keep_pruned`. Vectors (biases, norms) are kept unless
-    pruned entry by entry over the whole tree.
+    Use it after training, with some further training under `keep_pruned`. Whole structures are dropped from weights
+    only; entry by entry every array is pruned, biases too: leave out of `params` what should stay.
 
     Parameters
     ----------
@@ -66,7 +69,7 @@ def prune(
     Raises
     ------
     InputError
-        For settings out of range, an axis that m does not divide, or a Hessian of another structure.
+        For settings out of range, an axis that m does not divide, or a Hessian of another structure or below 0.
 
     Source: Han et al. (2015), §3; LeCun et al. (1990), equation 3.
 
@@ -90,11 +93,17 @@ def prune(
         hessian = finite("hessian", hessian)
         if jax.tree.structure(hessian) != jax.tree.structure(params):
             raise InputError("hessian: found another structure, expected one number per parameter")
+        shapes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (hessian, params)]
+        if shapes[0] != shapes[1]:
+            raise InputError(f"hessian: found shapes {shapes[0]}, expected {shapes[1]} as in params")
+        at_least_zero("hessian", hessian)
         scores = jax.tree.map(lambda h, w: h * jnp.square(w) / 2, hessian, params)
     leaves, tree = jax.tree.flatten(scores)
     if scope == "global":
         # Relative to each other the scores keep their scale; a common sort needs one dtype.
-        flat = jnp.concatenate([leaf.ravel().astype(leaves[0].dtype) for leaf in leaves])
+        wide = jnp.dtype(functools.reduce(np.promote_types, [leaf.dtype for leaf in leaves]))
+        leaves = [leaf.astype(wide) for leaf in leaves]
+        flat = jnp.concatenate([leaf.ravel() for leaf in leaves])
         keep = _keep(flat, int(sparsity * flat.size + 1e-9))
         cuts = [sum(leaf.size for leaf in leaves[: k + 1]) for k in range(len(leaves) - 1)]
         masks = [part.reshape(leaf.shape) for part, leaf in zip(jnp.split(keep, cuts), leaves, strict=True)]

@@ -56,7 +56,7 @@ def rounding_depth(
     -------
     `Solution` whose value is the relative errors ‖ĥ_l − h_l‖/‖h_l‖ (layers,); ``stats["bound"]`` their bounds,
     ``stats["kappa"]`` the condition numbers κ_l, ``stats["growth"]`` their running product. The bound is infinite
-    where nu >= 1.
+    where nu >= 1, and over a layer whose outputs are all 0 (a relative error has no meaning there).
 
     Certificates: ``error`` (theorem: measured <= bound in every layer).
 
@@ -95,10 +95,11 @@ def rounding_depth(
         cast = [jnp.asarray(a).astype(low) for a in cast]
         h_low, Ws, bs = cast[0], cast[1 : 1 + len(weights)], cast[1 + len(weights) :]
         h = np.asarray(h_low, dtype=float)
-        E, tiny = 0.0, float(jnp.finfo(low).tiny)
+        E, tiny, finite = 0.0, float(jnp.finfo(low).tiny), True
         errors, bounds, kappas = [], [], []
         for W, b in zip(Ws, bs, strict=True):
-            h_low = function(W @ h_low + b)
+            # Full products: an accelerator's default may be a shorter format than the one asked for.
+            h_low = function(jnp.matmul(W, h_low, precision="highest") + b)
             W64, b64 = np.asarray(W, dtype=float), np.asarray(b, dtype=float)
             size = np.linalg.norm(W64, 2)
             m = W64.shape[1] + 1
@@ -110,11 +111,12 @@ def rounding_depth(
             after = np.linalg.norm(h)
             # Underflow adds at most the smallest normal number per operation.
             E = E + units * u * (after + E) + 2 * m * tiny * np.sqrt(h.size)
-            scale = max(after, np.finfo(float).tiny)
-            errors.append(np.linalg.norm(np.asarray(h_low, dtype=float) - h) / scale)
-            bounds.append(E / scale)
-            kappas.append(size * before / scale)
-    growth = np.cumprod(kappas)
+            errors.append(_over(np.linalg.norm(np.asarray(h_low, dtype=float) - h), after))
+            bounds.append(_over(E, after))
+            kappas.append(_over(size * before, after))
+            finite &= bool(jnp.isfinite(h_low).all())
+    with np.errstate(invalid="ignore"):
+        growth = np.nan_to_num(np.cumprod(kappas), nan=np.inf, posinf=np.inf)
     certificate = Certificate(
         "relative error of every layer <= sum of local roundings times the products of condition numbers",
         measured=np.asarray(errors),
@@ -122,7 +124,18 @@ def rounding_depth(
         bound=np.asarray(bounds) * (1 + 1e-6) + 1e-13,
         kind="theorem",
         source="Higham (2002), chapter 3",
-        assumptions=(Assumption("the activation is computed to 16 units of roundoff"),),
+        assumptions=(
+            Assumption("the activation is computed to 16 units of roundoff"),
+            Assumption("no layer overflows the precision", True, finite),
+        ),
     )
     stats = {"bound": np.asarray(bounds), "kappa": np.asarray(kappas), "growth": growth}
     return Solution(np.asarray(errors), {"error": certificate}, stats=stats)
+
+
+def _over(part: float, whole: float) -> float:
+    """part/whole; over 0 it is 0 or infinite."""
+    if whole > 0:
+        with np.errstate(over="ignore"):
+            return float(np.float64(part) / whole)
+    return np.inf if part > 0 else 0.0

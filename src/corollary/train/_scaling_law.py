@@ -43,7 +43,10 @@ class ScalingLaw(eqx.Module):
         return self.E + self.A * n**-self.alpha + self.B * d**-self.beta
 
     def optimal(self, compute: Any) -> tuple[Any, Any]:
-        """(N*, D*) of least loss for a budget of C = 6ND floating-point operations."""
+        """(N*, D*) of least loss for a budget of C = 6ND floating-point operations; refused where a term rises."""
+        for name in NAMES[1:]:
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}: found {getattr(self, name):g}, expected it above 0 for an optimum to exist")
         total = self.alpha + self.beta
         log_g = (np.log(self.alpha * self.A) - np.log(self.beta * self.B)) / total
         log_c = np.log(np.asarray(compute, dtype=float) / 6)
@@ -78,7 +81,8 @@ def fit_scaling_law(
     Raises
     ------
     InputError
-        For values that are not positive, unequal lengths, fewer than 6 runs, or N or D that never vary.
+        For values that are not positive, unequal lengths, fewer than 6 runs, N or D that never vary, or that vary only
+        together (as at a fixed D/N): the two terms could then be exchanged.
 
     Source: Hoffmann et al. (2022), §3.3.
 
@@ -106,6 +110,9 @@ def fit_scaling_law(
     u, v, scale = np.log(n), np.log(d), np.median(y)
     u0, v0 = u.mean(), v.mean()
     u, v, z = u - u0, v - v0, np.log(y / scale)
+    apart = np.linalg.svd(np.stack([u / np.linalg.norm(u), v / np.linalg.norm(v)]), compute_uv=False)[1]
+    if apart < 1e-6:
+        raise InputError("n_parameters, n_tokens: found them varying only together, expected sizes that vary apart")
 
     def parts(theta: np.ndarray) -> np.ndarray:
         e, a, b, alpha, beta = theta
@@ -163,10 +170,11 @@ def fit_scaling_law(
     logs = shift @ theta + np.log(scale)
     log_stderr = np.sqrt(np.diag(shift @ covariance @ shift.T))
     law = ScalingLaw(*np.exp(logs), *theta[3:])
-    intervals = {
-        name: (float(np.exp(m - q * s)), float(np.exp(m + q * s)))
-        for name, m, s in zip(NAMES[:3], logs, log_stderr, strict=True)
-    }
+    with np.errstate(over="ignore"):  # a coefficient that the runs do not determine: up to infinity
+        intervals = {
+            name: (float(np.exp(m - q * s)), float(np.exp(m + q * s)))
+            for name, m, s in zip(NAMES[:3], logs, log_stderr, strict=True)
+        }
     for k in (3, 4):
         intervals[NAMES[k]] = (float(theta[k] - q * stderr[k]), float(theta[k] + q * stderr[k]))
     alpha, beta = theta[3:]

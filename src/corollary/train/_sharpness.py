@@ -62,7 +62,7 @@ def sharpness(
     Raises
     ------
     InputError
-        Where `params` has no entries.
+        Where `params` has no entries, or a setting is out of range.
 
     Examples
     --------
@@ -72,6 +72,8 @@ def sharpness(
     9.0
     """
     validation.integer(1)("steps", steps)
+    if not isinstance(tol, jax.Array):
+        validation.number(0)("tol", tol)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     if size == 0:
         raise InputError("params: found no entries, expected at least one")
@@ -100,7 +102,8 @@ def _lanczos(
     run = lanczos_process(lambda v: ravel_pytree(H.mv(unravel(v)))[0], flat, steps)
     # Rows past a breakdown belong to no vector: they are put below every Ritz value.
     live = jnp.arange(steps, dtype=run.count.dtype) < run.count
-    low = -2 * (jnp.abs(run.alpha).max() + 2 * jnp.abs(run.beta).max()) - 1
+    size = jnp.abs(run.alpha).max() + 2 * jnp.abs(run.beta).max()
+    low = jnp.where(size > 0, -2 * size, -1)
     values, vectors = jnp.linalg.eigh(jnp.where(live[:, None] & live, run.T, jnp.diag(jnp.full(steps, low))))
     top = vectors[:, -1]
     return values[-1], jnp.abs(run.beta[-1] * top[-1]), unravel(run.Q @ top), run.scale

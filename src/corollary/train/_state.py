@@ -253,7 +253,7 @@ def run_chunk(state: TrainState, fixed, rules, data, rows, count, *, recipe: Rec
         i, state, log = carry
         row = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), rows)
         state, metrics = one_step(recipe, fixed, rules, state, taker(data, row))
-        return i + 1, state, jax.tree.map(lambda l, x: l.at[i].set(x), log, metrics)
+        return i + 1, state, jax.tree.map(lambda l, x: l.at[i].set(x.astype(l.dtype)), log, metrics)
 
     def metrics(state):
         batch = taker(data, jax.tree.map(lambda a: a[0], rows))

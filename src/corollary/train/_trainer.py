@@ -117,7 +117,7 @@ class Trainer:
         checks.integer(1)("accumulate", accumulate)
         checks.one_of("stop", "skip")("nonfinite", nonfinite)
         policy = Policy() if policy is None else policy
-        model = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, model)
+        model = jax.tree.map(lambda x: jnp.array(x) if isinstance(x, np.ndarray) else x, model)
         wanted = eqx.is_inexact_array if trainable is None else trainable
         params, rest = eqx.partition(model, _floating(model, wanted))
         if not jax.tree.leaves(params):
@@ -169,7 +169,9 @@ class Trainer:
 
     def model(self, state: TrainState, *, averaged: bool = False) -> PyTree:
         """The model of a state, or the average of its parameters."""
-        params = state.average.params if averaged and state.average is not None else state.params
+        params = state.params
+        if averaged and state.average is not None:
+            params = jax.tree.map(lambda mean, x: mean.astype(x.dtype), state.average.params, params)
         return self._recipe.build(params, self._fixed, state.model_state)[0]
 
     def model_state(self, state: TrainState) -> PyTree:

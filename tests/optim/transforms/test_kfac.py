@@ -12,6 +12,7 @@ import pytest
 from corollary.core.errors import InputError
 from corollary.optim.curvature import Bernoulli, Categorical, Gaussian, fisher_information
 from corollary.optim.transforms import LayerRule, capture_statistics, check_layers, ekfac, kfac, register_layer
+from corollary.optim.transforms._kfac import _inverse
 
 KEYS = jax.random.split(jax.random.key(0), 8)
 
@@ -322,6 +323,40 @@ def test_settings_are_traced_and_the_norm_is_constrained():
     step(state)
     assert len(traces) == 1
     assert -flat(short) @ flat(grads) == pytest.approx(-flat(longer) @ flat(grads) / 2, rel=1e-4)
+
+
+@pytest.mark.covers("kfac")
+def test_inputs_that_are_large_beside_the_damping_are_inverted_all_the_same():
+    x = data(16, 48, dtype=np.float32)  # rank 16 of 48, and a ridge far below the rounding of the factor
+    A = x.T @ x
+    for ridge in (0.0, 1e-8):
+        inverse = np.asarray(_inverse(A, jnp.float32(ridge)))
+        assert np.all(np.isfinite(inverse))
+        assert np.linalg.eigvalsh(inverse)[0] > 0
+        np.testing.assert_allclose(x @ inverse @ x.T, np.eye(16), atol=0.01)
+
+
+def test_bfloat16_networks_have_an_exact_fisher_matrix():
+    layer = eqx.nn.Linear(3, 2, key=KEYS[0], dtype=jnp.bfloat16)
+    x = data(4, 3, dtype=np.float32).astype(jnp.bfloat16)
+    run = {"outputs_fn": lambda m: jax.vmap(m)(x), "distribution": Gaussian(), "curvature": "ggn"}
+    G = jax.jit(lambda layer: capture_statistics(layer, **run)[0]["G"])(layer)
+    assert G.dtype == jnp.float32
+    np.testing.assert_allclose(G, np.eye(2), atol=0.02)
+
+
+def test_layers_without_parameters_pass_and_unknown_parameters_do_not():
+    class Gained(eqx.nn.Linear):
+        gain: jax.Array
+
+        def __init__(self):
+            super().__init__(2, 2, key=KEYS[0])
+            self.gain = jnp.ones(3)
+
+    bare = eqx.nn.LayerNorm(2, use_weight=False, use_bias=False)
+    assert check_layers([eqx.nn.Linear(2, 2, key=KEYS[0]), bare]) == ["[0]"]
+    with pytest.raises(InputError, match="with 3 parameters that its rule does not know"):
+        check_layers([Gained()])
 
 
 def test_what_is_not_supported_is_named():

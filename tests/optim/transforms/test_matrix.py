@@ -21,6 +21,7 @@ from corollary.optim.transforms import (
     shampoo,
     soap,
 )
+from corollary.optim.transforms._blocks import inverse_root
 
 
 def gradients(steps, *shape, seed=0, dtype=np.float64):
@@ -314,6 +315,34 @@ def test_bfloat16_parameters_keep_float32_state_and_zero_gradients_are_harmless(
     assert all(np.all(np.isfinite(np.asarray(x, np.float32))) for x in jax.tree.leaves((updates, state)))
 
 
+def test_empty_leaves_and_dead_rows_are_harmless():
+    params = {"none": jnp.zeros((0, 3)), "W": jnp.ones((1, 4))}
+    for make in (muon, shampoo):
+        updates = jax.jit(lambda p, o=make(0.1): o.update(p, o.init(p), p)[0])(params)
+        assert updates["none"].shape == (0, 3)
+    G = jnp.zeros((3, 4)).at[0].set(1.0)
+    transform = scale_by_muon(normalise=True, eps=0.0)
+    update = jax.jit(lambda G: transform.update(G, transform.init(G))[0])(G)
+    assert np.all(np.asarray(update[1:]) == 0)
+    assert np.all(np.asarray(update[0]) > 0)
+
+
+@pytest.mark.covers("shampoo")
+def test_a_block_that_starts_without_gradient_gets_its_root_with_the_first_one():
+    G = jnp.asarray(gradients(1, 4, 4, dtype=np.float32)[0])
+    transform = scale_by_shampoo(0.0, every=100, graft="none", block_size=2)
+    sequence = jnp.stack([G.at[:2].set(0), G])  # two of the four blocks are zero at first, as behind a zero head
+    expected = run(transform, sequence)[1]
+    for scale in (1e-6, 1e6):
+        np.testing.assert_allclose(run(transform, scale * sequence)[1], expected, rtol=1e-3)
+
+
+def test_products_alone_find_the_root_where_the_rows_sum_to_zero():
+    A = jnp.array([[1.0, -1.0], [-1.0, 1.0]])[None]  # as after a softmax: a vector of ones is in the null space
+    roots = [inverse_root(A, 0.25, jnp.float32(1e-4), method=method) for method in ("eigh", "newton")]
+    np.testing.assert_allclose(roots[1], roots[0], rtol=2e-3)
+
+
 @pytest.mark.parametrize(
     ("make", "setting"), [(muon, "momentum"), (shampoo, "decay"), (soap, "b2")], ids=["muon", "shampoo", "soap"]
 )
@@ -353,6 +382,7 @@ def test_settings_are_traced_and_may_be_schedules(make, setting):
         (lambda: scale_by_muon(steps=0), "steps: found 0"),
         (lambda: shampoo(0.1, graft="lamb"), "graft: found 'lamb'"),
         (lambda: shampoo(0.1, every=0), "every: found 0"),
+        (lambda: shampoo(0.1, exponent=0.3, root="newton"), "exponent: found 0.3, expected 1/p"),
         (lambda: shampoo(0.1, block_size=0), "block_size: found 0"),
         (lambda: soap(0.1, b2=1.5), "b2: found 1.5"),
         (lambda: soap(0.1, every=1.5), "every: found 1.5"),

@@ -155,6 +155,11 @@ def test_the_table_says_why_and_refuses_with_a_hint():
         optimizer("sam", learning_rate=0.1, rho=-1.0)
     with pytest.raises(InputError, match="no such number"):
         T.with_hyperparameters(optimizer("adam", learning_rate=0.1).init(jnp.ones(2)), gamma=1.0)
+    for bad, text in (({"learning_rate": -1.0}, "learning_rate: found -1"), ({"b1": 2.0}, "b1: found 2")):
+        with pytest.raises(InputError, match=text):
+            optimizer("adamw", **{"learning_rate": 0.1, **bad})  # Optax itself would take them
+    assert optimizer_cost("sgd", 1000, momentum=None).state_bytes == 0
+    assert optimizer_cost("adamw", 1000, b1=0.8).state_bytes == 8000
     opt = optimizer("sam", learning_rate=0.1)
     with pytest.raises(InputError, match="grad_fn: found None"):
         opt.update(jnp.ones(2), opt.init(jnp.ones(2)), jnp.ones(2))
@@ -204,6 +209,14 @@ def test_presets_equal_the_chain_composed_by_hand():
     with pytest.raises(InputError, match="which has no preset"):
         preset("yogi", 10)
     assert preset("yogi", 10, learning_rate=0.1).init(x)
+    assert preset("barzilai_borwein", 10, learning_rate=0.1).init(x)  # the rate is its first step
+    with pytest.raises(InputError, match="learning_rate: found a schedule"):
+        preset("adamw", 10, learning_rate=rate)
+    # SAM steps along the gradient uphill: that is the one to be clipped.
+    plain = {"learning_rate": 1.0, "schedule": "constant", "warmup": 0.0, "momentum": 0.0}
+    opt, w = preset("sam", 10, clip=1.0, **plain), jnp.array([3.0, 4.0])
+    step, _ = opt.update(1e3 * w, opt.init(w), w, grad_fn=lambda p: 1e3 * p)
+    np.testing.assert_allclose(step, [-0.6, -0.8], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", [n for n in PRESETS if n in available_optimizers()])

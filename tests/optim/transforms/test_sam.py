@@ -179,15 +179,21 @@ def test_momentum_sam(x64):
         points.append(x)
         inverse = 1 / (np.linalg.norm(v) + 1e-12)
         x = x - rho * inverse * v
-    opt, calls = T.momentum_sam(lr, rho, mu, decay), 0
+    opt, calls = T.momentum_sam(lr, rho, mu, decay), []
+
+    def counted(p):
+        calls.append(p)
+        return jax_gradient(p)
+
     p = jax.tree.map(jnp.asarray, START)
     state = opt.init(p)
     for reference in points:
-        calls += 1
-        updates, state = opt.update(jax_gradient(p), state, p)  # no grad_fn: one gradient a step
+        updates, state = opt.update(counted(p), state, p, grad_fn=counted)  # offered a second gradient, takes none
         p = jax.tree.map(jnp.add, p, updates)
         np.testing.assert_allclose(flat(T.momentum_sam_params(p, state)), reference, rtol=1e-9)
-    assert calls == len(points)
+    assert len(calls) == len(points)
+    with pytest.raises(InputError, match="state: found 0 states of momentum_sam"):
+        T.momentum_sam_params(p, ())
     # The perturbation points ahead: opposite to SAM's ascent.
     ahead = flat(p) - flat(T.momentum_sam_params(p, state))
     np.testing.assert_allclose(ahead, -rho * unit(flat(state.momentum)), rtol=1e-9)

@@ -70,6 +70,8 @@ def test_flat_then_down(x64):
         assert one[70] == pytest.approx(2.0)
         assert one[100] == pytest.approx(0.5)
         assert np.all(np.diff(one[70:]) < 0)
+    for steps in (1, 2, 4):  # however short the run
+        assert float(T.wsd_schedule(1.0, steps, floor=0.25)(steps)) == 0.25
     with pytest.raises(InputError, match="warmup_steps: found 90, expected at most 72"):
         T.warmdown_schedule(1.0, 100, 90)
 
@@ -88,6 +90,10 @@ def test_smiths_cycle_and_growing_batches(x64):
     assert sizes[-1] == 64
     assert all(s % 8 == 0 for s in sizes)
     assert sizes == sorted(sizes)
+    ends = [T.smith_one_cycle(1.0, 10, start_factor=f, final_factor=0.0)(jnp.float32(10)) for f in (0.1, 0.2, 0.7)]
+    assert ends == [0, 0, 0]  # and not a little below
+    with pytest.raises(InputError, match="anneal: found 1"):
+        T.smith_one_cycle(1.0, 10, anneal=1.0)
     with pytest.raises(InputError, match="final: found 4"):
         T.batch_size_schedule(8, 4, 10)
 
@@ -111,6 +117,8 @@ def test_untuned_warmup_follows_the_rectification(x64):
         assert found.stats["mean_gap"] < 0.12
         half = T.warmup_length(b2, parameters=max(1, round(2 / (1 - b2) / 4)), per_million=1e6)
         assert half.stats["mean_gap"] > found.stats["mean_gap"]  # a shorter ramp tracks worse
+    assert [T.warmup_length(b2).value for b2 in (0.0, 1 / 3, 0.5, 0.6)] == [2, 3, 4, 5]  # where nothing is rectified
+    assert not T.warmup_length(0.5).history["rectification"].any()
     lengths = [T.warmup_length(parameters=n).value for n in (10**5, 10**6, 10**7, 10**8)]
     assert lengths == [1, 10, 100, 1000]
     with pytest.raises(InputError, match="b2: found 1"):

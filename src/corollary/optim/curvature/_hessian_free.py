@@ -160,7 +160,8 @@ class HessianFree(Solver):
         info = Info(
             objective=value,
             residual=norm(gradient),
-            gradient_scale=jnp.maximum(size, norm(gradient)),
+            gradient_scale=size,
+            from_start=True,
             floor=rounding(along * norm(new) + size),
             step=t,
             stuck=(-model <= noise) & (norm(gradient) >= size),

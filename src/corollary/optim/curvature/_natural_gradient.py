@@ -118,7 +118,8 @@ def preconditioned(
     info = Info(
         objective=value,
         residual=norm(gradient),
-        gradient_scale=jnp.maximum(size, norm(gradient)),
+        gradient_scale=size,
+        from_start=True,
         floor=rounding(curved * norm(x) + size),
         step=like(solver.learning_rate, state.x),
         extra={"cg_steps": run.steps.astype(value.dtype)},

@@ -30,6 +30,7 @@ from corollary.optim._composite import Composite, smooth_only
 from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import norm
 from corollary.optim.penalties._base import Scalar
+from corollary.optim.smooth._line_search import NEAR
 from corollary.optim.smooth._newton import Vector, cauchy_step
 
 C1, C2 = 1e-4, 0.9  # Armijo's and Wolfe's constants, as usual for quasi-Newton directions
@@ -212,6 +213,7 @@ class LBFGS(Solver):
         trial = next_trial(state, value, after, enough, low, high)
         zero, size = jnp.zeros_like(low), jnp.sqrt(jnp.dot(g_here, g_here)) * state.unit
         blurred = jnp.sqrt(square) * state.unit / jnp.where(share > 0, share, 1)
+        told = jnp.where(keep & (share > eps**0.5), blurred, state.curved)
         new = LBFGSState(
             x=unravel(x),
             value=now,
@@ -226,13 +228,14 @@ class LBFGS(Solver):
             high=jnp.where(turn, zero + jnp.inf, high),
             trials=jnp.where(turn, 0, state.trials + 1),
             bare=jnp.where(turn, failed, state.bare),
-            curved=jnp.where(keep & (share > eps**0.5), blurred, state.curved),
+            curved=jnp.where(taken & (jnp.dot(s, s) > NEAR**2 * jnp.dot(x, x)), 0, told),
             accepted=state.accepted + taken.astype(jnp.int32),
         )
         info = Info(
             objective=now,
             residual=size,
-            gradient_scale=jnp.maximum(size, state.size),
+            gradient_scale=state.size,
+            from_start=True,
             floor=rounding(new.curved, 4.0),
             step=jnp.where(taken, state.trial, zero),
             stuck=failed & state.bare,

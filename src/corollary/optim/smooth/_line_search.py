@@ -27,6 +27,7 @@ from corollary.optim._tree import norm
 from corollary.optim.penalties._base import Scalar
 
 REFRESH = 32  # steps over which A x may be carried along; its drift then stays at a few dozen eps
+NEAR = 0.1  # of ‖x‖: along longer steps a rounding measured from gradients is not that of their end
 
 
 class Trial(eqx.Module):
@@ -238,7 +239,17 @@ def blur_along(blur: Scalar, x: PyTree, moved: PyTree, change: PyTree) -> Scalar
 
     share = jnp.stack(jax.tree.leaves(jax.tree.map(shares, moved, x))).max()
     found = norm(change) / jnp.where(share > 0, share, 1)
-    return jnp.where((share > jnp.finfo(blur.dtype).eps ** 0.5) & jnp.isfinite(found), found, blur)
+    told = jnp.where((share > jnp.finfo(blur.dtype).eps ** 0.5) & jnp.isfinite(found), found, blur)
+    return near(told, norm(moved), x)
+
+
+def near(floor: Scalar, moved: Scalar, x: PyTree) -> Scalar:
+    """A rounding that was measured on the way to x: nothing where the way was long, for the curvature was another's.
+
+    On badly scaled functions a start far off has a Hessian 10¹² times the minimiser's; its rounding would pass any
+    gradient for a small one.
+    """
+    return jnp.where(moved <= NEAR * norm(x), floor, 0)
 
 
 def curvature_along(curvature: Scalar, x: PyTree, moved: PyTree, change: PyTree) -> Scalar:
@@ -252,12 +263,13 @@ def curvature_along(curvature: Scalar, x: PyTree, moved: PyTree, change: PyTree)
 
 
 def smooth_info(point: Point, before: PyTree, step: Scalar, blur: Scalar, **more: Any) -> Info:
-    """The `Info` of a step on a smooth function: its gradient, relative to the larger of it and the one before."""
+    """The `Info` of a step on a smooth function: its gradient, relative to the one at the start."""
     now = norm(point.gradient)
     return Info(
         objective=point.value,
         residual=now,
-        gradient_scale=jnp.maximum(now, norm(before)),
+        gradient_scale=norm(before),
+        from_start=True,
         floor=rounding(blur, 4.0),
         step=step,
         **more,

@@ -18,6 +18,7 @@ from typing import Any, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -30,7 +31,7 @@ from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._smooth import SmoothTerm
 from corollary.optim._tree import dtype, finite, norm
 from corollary.optim.penalties._base import Scalar
-from corollary.optim.smooth._line_search import Point, armijo, evaluate, follow, line
+from corollary.optim.smooth._line_search import Point, armijo, evaluate, follow, line, near
 
 Vector = Float[Array, " n"]
 Matrix = Float[Array, "n n"]
@@ -260,8 +261,9 @@ def descend(
     info = Info(
         objective=point.value,
         residual=now,
-        gradient_scale=jnp.maximum(now, norm(before.gradient)),
-        floor=floor,
+        gradient_scale=norm(before.gradient),
+        from_start=True,
+        floor=near(floor, norm(optax.tree.sub(point.x, before.x)), point.x),
         step=trial.step,
         merit=None if search else now,
         stuck=stuck,

@@ -27,6 +27,7 @@ from corollary.optim._composite import Composite, smooth_only
 from corollary.optim._problem import Info, Problem, Solver
 from corollary.optim._tree import at_least_zero, norm
 from corollary.optim.penalties._base import Scalar
+from corollary.optim.smooth._line_search import near
 from corollary.optim.smooth._modified_newton import Spectrum
 from corollary.optim.smooth._newton import (
     Factored,
@@ -246,8 +247,9 @@ def tell(
     return Info(
         objective=new.value,
         residual=now,
-        gradient_scale=jnp.maximum(now, norm(state.gradient)),
-        floor=floor,
+        gradient_scale=norm(state.gradient),
+        from_start=True,
+        floor=near(floor, jnp.where(judged.taken, length, 0), new.x),
         step=jnp.where(judged.taken, length, 0),
         stuck=judged.stuck,
         extra=extra,

@@ -119,7 +119,8 @@ class Wrapped(Solver):
         info = Info(
             objective=value,
             residual=size,
-            gradient_scale=jnp.maximum(size, state.size),
+            gradient_scale=state.size,
+            from_start=True,
             floor=rounding(jnp.zeros_like(size)),
             step=norm(optax.tree.sub(x, state.x)),
             stuck=rested >= REST,

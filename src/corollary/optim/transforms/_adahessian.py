@@ -71,7 +71,7 @@ def adahessian(
     samples
         Hessian products an estimate; static.
     average_axes
-        How many trailing axes of larger leaves are averaged over (root mean square): 2 for OIHW kernels; static.
+        How many trailing axes of larger leaves |diagonal| is averaged over: 2 for OIHW kernels; static.
     weight_decay
         Decoupled, times η.
     seed

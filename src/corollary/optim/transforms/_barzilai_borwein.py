@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from corollary.core import validation
+from corollary.optim._tree import norm
 from corollary.optim.transforms._transform import after, check, counter, rule, zeros
 
 
@@ -94,10 +95,14 @@ def barzilai_borwein(
             mean = state.running
         s = jax.tree.map(jnp.subtract, params, state.params)
         y = jax.tree.map(jnp.subtract, mean, state.grads)
-        sy, ss, yy = (jnp.asarray(optax.tree.vdot(a, b)) for a, b in ((s, y), (s, s), (y, y)))
-        above, below = (ss, sy) if kind == "bb1" else (sy, yy)
-        usable = ready & (sy > 0) & (below > 0)
-        quotient = above / jnp.where(usable, below, 1) / period
+        # By lengths and their cosine: squares would leave float32's range long before the steps do.
+        long, change = norm(s), norm(y)
+        moved = (long > 0) & (change > 0)
+        units = (optax.tree.scale(1 / jnp.where(moved, n, 1), v) for n, v in ((long, s), (change, y)))
+        cosine = jnp.asarray(optax.tree.vdot(*units))
+        usable = ready & moved & (cosine > 0)
+        ratio = long / jnp.where(moved, change, 1)
+        quotient = (ratio / jnp.where(usable, cosine, 1) if kind == "bb1" else ratio * cosine) / period
         step = jnp.where(usable, jnp.minimum(quotient, max_step), state.step)
         keep = (lambda a, b: a) if period == 1 else (lambda a, b: optax.tree.where(ends, a, b))
         if period > 1:

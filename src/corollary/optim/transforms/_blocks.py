@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -32,7 +33,7 @@ class Plan(NamedTuple):
 def plan(shape: tuple[int, ...], size: int) -> Plan:
     """Blocks of nearly equal size, none above `size`; axes of length 1 are dropped (a scalar is a vector of one)."""
     axes = tuple(n for n in shape if n != 1) or (1,)
-    counts = tuple(-(-n // size) for n in axes)
+    counts = tuple(max(-(-n // size), 1) for n in axes)
     return Plan(shape, axes, counts, tuple(-(-n // k) for n, k in zip(axes, counts, strict=True)))
 
 
@@ -141,6 +142,8 @@ def _largest(A: Float[Array, "n n"]) -> Array:
         size = jnp.linalg.norm(w)
         return w / jnp.where(size > 0, size, 1)
 
-    v = jax.lax.fori_loop(0, 30, step, jnp.ones(A.shape[0], A.dtype) / A.shape[0] ** 0.5)
+    # A random start: gradients of a softmax sum to zero over the classes, so that a start of ones would be lost.
+    start = jnp.asarray(np.random.default_rng(0).standard_normal(A.shape[0]), A.dtype)
+    v = jax.lax.fori_loop(0, 30, step, start / jnp.linalg.norm(start))
     bound = jnp.max(jnp.sum(jnp.abs(A), axis=1))
     return jnp.minimum(1.1 * jnp.linalg.norm(A @ v) + 1e-3 * bound, bound)

@@ -53,8 +53,8 @@ class Tapped(eqx.Module):
         self.calls.names.add(self.name)
         out = self.layer(x, *args, **kwargs)
         y, rest = (out[0], out[1:]) if isinstance(out, tuple) else (out, None)
-        static = eqx.filter(self.layer, eqx.is_array, inverse=True)
-        y = _tap(self.rule, static, self.sharing, y, x, self.accumulators, self.bases)
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype) if eqx.is_array(a) else a, self.layer)
+        y = _tap(self.rule, shapes, self.sharing, y, x, self.accumulators, self.bases)
         return y if rest is None else (y, *rest)
 
     def __getattr__(self, name: str) -> Any:
@@ -225,7 +225,8 @@ def capture_statistics(
     sharing
         ``"expand"`` or ``"reduce"``: whether the uses of one weight within an example are rows of their own, or enter
         by their mean (inputs) and sum (gradients). Examples lie along the outermost mapped axis, or the first axis of
-        layers that take batches.
+        layers that take batches. Uses by separate calls count as examples of their own, so that ``F``, ``f`` and ``S``
+        then lack the products between calls.
     names
         Which statistics.
     bases
@@ -321,10 +322,11 @@ def _fisher_roots(distribution: Any, z: Any) -> Array:
         raise InputError("distribution: found None, expected an OutputDistribution for curvature 'ggn'")
     if not isinstance(z, jax.Array) or z.ndim != 2:
         raise InputError("outputs: found a pytree or more than two axes, expected (batch, outputs) for curvature 'ggn'")
+    dtype, z = z.dtype, jax.lax.stop_gradient(z).astype(precision(z.dtype))
     eye = jnp.eye(z.shape[1], dtype=z.dtype)
-    F = jax.vmap(lambda z: jax.vmap(lambda v: distribution.fisher(z, v))(eye))(jax.lax.stop_gradient(z))
+    F = jax.vmap(lambda z: jax.vmap(lambda v: distribution.fisher(z, v))(eye))(z)
     values, U = jnp.linalg.eigh(F)
-    return U * jnp.sqrt(jnp.maximum(values, 0))[:, None, :]
+    return (U * jnp.sqrt(jnp.maximum(values, 0))[:, None, :]).astype(dtype)
 
 
 def _means(one: Statistics, size: int) -> Statistics:

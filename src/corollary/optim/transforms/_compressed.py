@@ -21,7 +21,7 @@ from jaxtyping import Array, PyTree
 from corollary.core import validation
 from corollary.core.errors import InputError
 from corollary.optim._tree import norm
-from corollary.optim.transforms._transform import after, counter, rule
+from corollary.optim.transforms._transform import after, counter, rule, same_types, wide
 
 
 class CompressedState(NamedTuple):
@@ -182,7 +182,7 @@ def compressed_gradient(
         leaves = jax.tree.leaves(params)
         sent = sum(_bytes(leaf.size, compressor, fraction, levels) for leaf in leaves)
         lead = () if workers is None else (workers,)
-        buffer = jax.tree.map(lambda p: jnp.zeros((*lead, *p.shape), p.dtype) if error_feedback else (), params)
+        buffer = jax.tree.map(lambda p: jnp.zeros((*lead, *p.shape), p.dtype) if error_feedback else (), wide(params))
         return CompressedState(counter(), buffer, jax.random.key(seed), jnp.asarray(float(sent), jnp.float32))
 
     def update(grads: PyTree, state: CompressedState, params: Any = None, **_: Any) -> tuple[PyTree, CompressedState]:
@@ -208,8 +208,12 @@ def compressed_gradient(
 
     if workers is None:
         return rule(init, update)
-    # The updates lose the workers' axis, so that they are not cast like the gradients.
-    pair: Any = (init, update)
+
+    def narrow(grads: PyTree, state: CompressedState, params: Any = None, **_: Any) -> tuple[PyTree, CompressedState]:
+        sent, new = update(wide(grads), state)
+        return same_types(sent, grads), new
+
+    pair: Any = (init, narrow)
     return optax.GradientTransformationExtraArgs(*pair)
 
 

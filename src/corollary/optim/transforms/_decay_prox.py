@@ -61,7 +61,7 @@ def weight_decay_prox(params: Any, learning_rate: Any, weight_decay: Any) -> Sol
     decay = jax.tree.map(lambda p: p * (1 - a.astype(p.dtype)), params)
     difference = jax.tree.map(jnp.subtract, prox, decay)
     size = norm(params)
-    bound = a**2 / (1 + a) * size + rounding(size * (1 + a))
+    bound = a * (a / (1 + a)) * size + rounding(size * (1 + a))
     certificate = Certificate(
         "‖θ/(1 + ηλ) − (1 − ηλ)θ‖ <= (ηλ)²/(1 + ηλ)·‖θ‖",
         norm(difference),

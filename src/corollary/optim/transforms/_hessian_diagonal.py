@@ -51,11 +51,12 @@ def diagonal(params: PyTree, value_fn: Any, grad_fn: Any, key: Key[Array, ""], s
 
 
 def spatial_average(h: Array, axes: int) -> Array:
-    """The root mean square over the last `axes` axes of leaves that have more than as many (kernels), else as it is."""
+    """|h|, averaged over the last `axes` axes of leaves that have more than as many (kernels), as the authors do."""
+    h = jnp.abs(h)
     if axes == 0 or h.ndim <= axes:
-        return jnp.abs(h)
+        return h
     last = tuple(range(h.ndim - axes, h.ndim))
-    return jnp.broadcast_to(jnp.sqrt(jnp.mean(h * h, axis=last, keepdims=True)), h.shape)
+    return jnp.broadcast_to(jnp.mean(h, axis=last, keepdims=True), h.shape)
 
 
 def gauss_newton_bartlett(seed: int = 0) -> optax.GradientTransformationExtraArgs:

@@ -335,11 +335,12 @@ def _average(old: Statistics, new: Statistics, limit: Array, total: Array, since
 
 
 def _inverse(A: Array, ridge: Array) -> Array:
-    """(A + ridge·I)⁻¹ by Cholesky; a vector is a diagonal."""
+    """(A + ridge·I)⁻¹ by Cholesky, the ridge being no smaller than A's rounding; a vector is a diagonal."""
+    ridge = ridge.astype(A.dtype)
     if A.ndim == 1:
-        return 1 / (A + ridge.astype(A.dtype))
+        return 1 / (A + ridge)
     eye = jnp.eye(A.shape[0], dtype=A.dtype)
-    L = jnp.linalg.cholesky(A + ridge.astype(A.dtype) * eye)
+    L = jnp.linalg.cholesky(A + jnp.maximum(ridge, 4 * float(jnp.finfo(A.dtype).eps) * jnp.trace(A)) * eye)
     half = jax.scipy.linalg.solve_triangular(L, eye, lower=True)
     return half.T @ half
 

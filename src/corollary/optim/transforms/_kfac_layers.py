@@ -23,7 +23,7 @@ from corollary.optim.transforms._matrix_settings import working
 
 
 class LayerRule(eqx.Module):
-    """How K-FAC reads one type of layer. All functions may use the layer's static fields only, but for the last two.
+    """How K-FAC reads one type of layer. `inputs` and `slopes` see static fields, and the shapes of arrays only.
 
     Parameters
     ----------
@@ -82,8 +82,8 @@ def layer_rule(layer: Any) -> LayerRule | None:
 
 
 def is_layer(node: Any) -> bool:
-    """Whether the node is a layer with a rule."""
-    return layer_rule(node) is not None
+    """Whether the node is a layer with a rule and with parameters."""
+    return layer_rule(node) is not None and bool(jax.tree.leaves(node))
 
 
 def layers_of(model: PyTree) -> tuple[list[str], list[Any]]:
@@ -111,18 +111,24 @@ def check_layers(model: PyTree) -> list[str]:
     """
     complaints = []
     for path, node in jax.tree_util.tree_flatten_with_path(model, is_leaf=is_layer)[0]:
-        name, rule = jax.tree_util.keystr(path), layer_rule(node)
+        name, rule = jax.tree_util.keystr(path), layer_rule(node) if is_layer(node) else None
         if rule is None:
             if eqx.is_inexact_array(node):
                 complaints.append(f"{name} (in no supported layer)")
         elif (why := rule.refuse(node)) is not None:
             complaints.append(f"{name} ({why})")
+        elif (more := _size(node) - rule.matrix(node).size) != 0:
+            complaints.append(f"{name} (with {more} parameters that its rule does not know)")
     paths = layers_of(model)[0]
     if complaints or not paths:
         known = ", ".join(t.__name__ for t in RULES)
         found = "; ".join(complaints) or "no layer at all"
         raise InputError(f"model: found unsupported parameters: {found}; expected layers of these types: {known}")
     return paths
+
+
+def _size(layer: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(layer) if eqx.is_inexact_array(leaf))
 
 
 def _rows(layer: Any, x: Array) -> Array:

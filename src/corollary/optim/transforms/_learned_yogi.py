@@ -22,8 +22,8 @@ from jaxtyping import Array, PyTree
 from corollary.core import validation
 from corollary.core.certificate import Certificate
 from corollary.core.precision import follows_input
-from corollary.core.solution import Solution
-from corollary.optim._tree import at_least_zero, finite, norm
+from corollary.core.solution import Solution, Status
+from corollary.optim._tree import finite, norm
 from corollary.optim.transforms._transform import check
 
 Loss = Callable[[Any, Any], Any]
@@ -63,12 +63,13 @@ def learned_yogi(
     -------
     Solution
         ``value``: the best settings met, for ``optax.yogi(**value)``; ``history``: ``outer``, the mean final loss at
-        each meta-step; ``stats``: ``hypergradient`` at the start and ``finite_difference`` along it.
+        each meta-step; ``stats``: ``hypergradient`` at the start and ``finite_difference`` along it. The number of
+        meta-steps is fixed, so the status is the step limit, or non-finite.
 
     Raises
     ------
     InputError
-        For settings out of range.
+        For settings out of range or unknown.
 
     Notes
     -----
@@ -85,17 +86,20 @@ def learned_yogi(
     validation.integer(1)("unroll", unroll)
     validation.integer(1)("meta_steps", meta_steps)
     check("meta_learning_rate", meta_learning_rate, 0.0, open_low=True)
-    first = {"learning_rate": 0.01, "b1": 0.9, "b2": 0.999, "eps": 1e-3, **(initial or {})}
-    validation.one_of(4)("number of settings in initial", len(first))
-    at_least_zero("initial", first, positive=True)
+    first: dict[str, Any] = {"learning_rate": 0.01, "b1": 0.9, "b2": 0.999, "eps": 1e-3}
+    for name, value in (initial or {}).items():
+        validation.one_of(*first)("initial", name)
+        high = 1.0 if name in ("b1", "b2") else float("inf")
+        check(f"initial[{name!r}]", value, 0.0, high, open_low=True, open_high=True)
+    first |= initial or {}
     tasks, start = finite("tasks", tasks), finite("start", start)
     kind = jnp.result_type(*jax.tree.leaves(start))
     raw = {name: _free(name, jnp.asarray(value, kind)) for name, value in first.items()}
     with jax.numpy_dtype_promotion("standard"):  # Optax mixes counts and floats, its transpose too
-        found = _learn(loss, tasks, start, raw, unroll, meta_steps, meta_learning_rate)
+        found = _learn(loss, tasks, start, raw, unroll, meta_steps, jnp.asarray(meta_learning_rate, kind))
     best, history, gradient, difference = found
     size = norm(gradient)
-    reached = jnp.min(history)
+    reached = jnp.nanmin(history)
     certificates = {
         "decrease": Certificate(
             "outer loss at the answer <= at the start", reached, history[0], "monitor", "Maclaurin et al. (2015)"
@@ -110,7 +114,9 @@ def learned_yogi(
     }
     value = {name: _bound(name, x) for name, x in best.items()}
     stats = {"hypergradient": gradient, "finite_difference": difference}
-    return Solution(value, certificates, steps=meta_steps, stats=stats, history={"outer": history})
+    # A fixed number of steps: the step limit, never a success that nobody checked.
+    status = Status.of(False, jnp.isfinite(reached))
+    return Solution(value, certificates, status, meta_steps, stats, {"outer": history})
 
 
 @eqx.filter_jit

@@ -88,8 +88,9 @@ def curvature_scaled_lion(
     >>> print(*(f"{v:.3f}" for v in step))
     -0.100 -0.025
     """
-    for name, value in (("b1", b1), ("b2", b2), ("curvature_decay", curvature_decay)):
+    for name, value in (("b1", b1), ("b2", b2)):
         check(name, value, 0.0, 1.0)
+    check("curvature_decay", curvature_decay, 0.0, 1.0, open_high=True)
     check("gamma", gamma, 0.0, open_low=True)
     check("power", power, 0.0)
     check("eps", eps, 0.0, open_low=True)

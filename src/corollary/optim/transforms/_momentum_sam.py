@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from corollary.core.errors import InputError
 from corollary.optim.transforms._sam import along
 from corollary.optim.transforms._transform import after, at, check, counter, rule, same_types, zeros
 
@@ -103,6 +104,11 @@ def momentum_sam_params(params: PyTree, state: Any) -> PyTree:
     PyTree
         θ = θ̃ + ρv/‖v‖.
 
+    Raises
+    ------
+    InputError
+        Where the state holds none of `momentum_sam`, or several.
+
     Examples
     --------
     >>> x = jnp.ones(2)
@@ -113,5 +119,8 @@ def momentum_sam_params(params: PyTree, state: Any) -> PyTree:
     def ours(node: Any) -> bool:
         return isinstance(node, MomentumSAMState)
 
-    own = next(node for node in jax.tree.leaves(state, is_leaf=ours) if ours(node))
+    found = [node for node in jax.tree.leaves(state, is_leaf=ours) if ours(node)]
+    if len(found) != 1:
+        raise InputError(f"state: found {len(found)} states of momentum_sam in it, expected one")
+    (own,) = found
     return jax.tree.map(lambda p, b: p + b.astype(p.dtype), params, same_types(along(own.momentum, own.radius), params))

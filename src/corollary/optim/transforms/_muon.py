@@ -132,7 +132,7 @@ def scale_by_muon(
                 r = decay * r + (1 - decay) * jnp.mean(jnp.square(P), axis=-1 if first else -2)
                 root = jnp.sqrt(r / debias(decay, count)) + setting(eps, state.count, g.dtype)
                 before = jnp.linalg.norm(P, axis=(-2, -1), keepdims=True)
-                P = P / jnp.expand_dims(root, -1 if first else -2)
+                P = P / jnp.expand_dims(jnp.where(root > 0, root, 1), -1 if first else -2)
                 after = jnp.linalg.norm(P, axis=(-2, -1), keepdims=True)
                 P = P * (before / jnp.where(after > 0, after, 1))
             out, into = P.shape[-2:] if first else P.shape[-2:][::-1]

@@ -86,7 +86,7 @@ def _polar(X: Float[Array, "m n"], coefficients: Sequence[Coefficients]) -> Floa
     X = working(X)
     tall = X.shape[0] > X.shape[1]
     X = X.T if tall else X
-    top = jnp.max(jnp.abs(X))
+    top = jnp.max(jnp.abs(X), initial=0)
     X = X / jnp.where(top > 0, top, 1)  # so that the Gram matrix neither overflows nor underflows
     R = X @ X.T
     size = jnp.linalg.norm(R)

@@ -79,7 +79,7 @@ def preset(
     warmup
         Share of the steps.
     clip
-        Largest global gradient norm, None: no clipping.
+        Largest global gradient norm, None: no clipping. What `grad_fn` gives is clipped, too.
     floor
         η at the end over the peak.
     **settings
@@ -116,6 +116,8 @@ def preset(
             f"name: found {name!r}, expected one of {', '.join(sorted({*PRESETS, *available_optimizers()}))}"
         )
     peak = plan.learning_rate if learning_rate is None else learning_rate
+    if callable(peak):
+        raise InputError("learning_rate: found a schedule, expected the peak as a number (schedule=... shapes it)")
     check("learning_rate", peak, 0.0)
     kind = plan.schedule if schedule is None else schedule
     validation.one_of("cosine", "wsd", "warmdown", "constant", "own")("schedule", kind)
@@ -123,8 +125,10 @@ def preset(
     validation.number(0.0, 1.0)("warmup", share)
     limit = plan.clip if isinstance(clip, str) else clip
     given = {**dict(plan.settings), **settings}
-    if kind == "own":
-        rate: Any = peak
+    if plan.optimizer == "barzilai_borwein":
+        rate: Any = peak  # its first step; the others are its own
+    elif kind == "own":
+        rate = peak
         given = {"total_steps": total_steps, **given}
     else:
         rate = preset_schedule(kind, peak, total_steps, share, floor)
@@ -132,7 +136,19 @@ def preset(
     if limit is None:
         return method
     check("clip", limit, 0.0, open_low=True)
-    return optax.chain(optax.clip_by_global_norm(limit), method)
+    return optax.chain(optax.clip_by_global_norm(limit), _clipped(method, limit))
+
+
+def _clipped(method: optax.GradientTransformationExtraArgs, limit: Any) -> optax.GradientTransformationExtraArgs:
+    """`method` with its gradient function clipped: SAM's step is along that, not along the gradient handed in."""
+    clip = optax.clip_by_global_norm(limit)
+
+    def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        if (gradient := extra.get("grad_fn")) is not None:
+            extra["grad_fn"] = lambda *args: clip.update(gradient(*args), optax.EmptyState())[0]
+        return method.update(grads, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(method.init, update)
 
 
 def preset_schedule(kind: str, peak: Any, total_steps: int, warmup: float, floor: float) -> Any:

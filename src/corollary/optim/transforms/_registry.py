@@ -24,7 +24,7 @@ import optax
 from jaxtyping import PyTree
 
 from corollary.core.errors import InputError
-from corollary.optim.transforms._transform import rule
+from corollary.optim.transforms._transform import check, rule
 
 HOME = "corollary.optim.transforms"
 
@@ -116,6 +116,19 @@ OPTIMIZERS = {
 }
 
 
+# What Optax's constructors take without a look: each number is at least 0 and at most this.
+RANGES = {
+    "learning_rate": float("inf"),
+    "initial_step": float("inf"),
+    "weight_decay": float("inf"),
+    "eps": float("inf"),
+    "b1": 1.0,
+    "b2": 1.0,
+    "momentum": 1.0,
+    "decay": 1.0,
+}
+
+
 class HyperState(NamedTuple):
     """The numbers of an optimizer, free to be changed between steps, and its own state."""
 
@@ -187,6 +200,9 @@ def optimizer(name: str, **settings: Any) -> optax.GradientTransformationExtraAr
     ]
     if missing:
         raise InputError(f"{missing[0]}: found None, expected it for {name!r}")
+    for setting, value in settings.items():
+        if setting in RANGES and isinstance(value, int | float):
+            check(setting, value, 0.0, RANGES[setting])
     build(**settings)  # refuse bad numbers now, by the constructor's own words
     return _injected(build, settings, signature)
 
@@ -274,14 +290,21 @@ def optimizer_cost(name: str, parameters: int | PyTree, **settings: Any) -> Opti
     """
     entry = _entry(name)
     per = None if entry.floats is None else 4.0 * entry.floats
-    if isinstance(parameters, int | np.integer):
-        total = None if per is None else int(per * int(parameters))
-    else:
+
+    def measured(params: Any) -> int:
         needed = inspect.signature(_constructor(entry)).parameters
         stand_in = {"learning_rate": 1e-3, "initial_step": 1e-3, "total_steps": 1000}
         given = {k: v for k, v in stand_in.items() if k in needed and k not in settings}
-        state = jax.eval_shape(optimizer(name, **given, **settings).init, parameters)
-        total = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+        state = jax.eval_shape(optimizer(name, **given, **settings).init, params)
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+
+    if isinstance(parameters, int | np.integer):
+        if per is not None and settings:  # they may add or drop a buffer; counters cancel in the difference
+            few, many = (jax.ShapeDtypeStruct((n,), jnp.float32) for n in (1000, 2000))
+            per = (measured(many) - measured(few)) / 1000
+        total = None if per is None else int(per * int(parameters))
+    else:
+        total = measured(parameters)
     return OptimizerCost(entry.order, total, per, entry.gradients, entry.products, entry.needs, entry.helps)
 
 

@@ -219,14 +219,14 @@ def wsd_schedule(
     validation.integer(0)("warmup_steps", warmup_steps)
     validation.number(0, 1, open_low=True)("decay_fraction", decay_fraction)
     validation.one_of("linear", "cosine", "sqrt")("shape", shape)
-    begin = round(total_steps * (1 - decay_fraction))
+    begin = min(round(total_steps * (1 - decay_fraction)), total_steps - 1)  # a short run reaches the floor, too
     if warmup_steps > begin:
         raise InputError(f"warmup_steps: found {warmup_steps}, expected at most {begin}, where the descent begins")
 
     def schedule(count: Any) -> Any:
         t = _float(count)
         up = jnp.minimum(t / warmup_steps, 1) if warmup_steps else jnp.ones_like(t)
-        s = jnp.clip((t - begin) / max(total_steps - begin, 1), 0, 1)
+        s = jnp.clip((t - begin) / (total_steps - begin), 0, 1)
         if shape == "cosine":
             s = (1 - jnp.cos(jnp.pi * s)) / 2
         elif shape == "sqrt":
@@ -254,7 +254,7 @@ def smith_one_cycle(
     final_factor
         η at the very end over the peak.
     anneal
-        Share of the steps for the annihilation.
+        Share of the steps for the annihilation, in [0, 1).
 
     Returns
     -------
@@ -281,13 +281,17 @@ def smith_one_cycle(
     check("final_factor", final_factor, 0.0, 1.0)
     validation.integer(2)("total_steps", total_steps)
     validation.number(0, 1)("anneal", anneal)
+    if anneal == 1:
+        raise InputError("anneal: found 1, expected a number below 1: a cycle comes before it")
     cycle = total_steps * (1 - anneal)
 
     def schedule(count: Any) -> Any:
         t = _float(count)
         distance = jnp.clip(jnp.abs(t - cycle / 2) / (cycle / 2), 0, 1)
         tail = jnp.clip((t - cycle) / max(total_steps - cycle, 1e-9), 0, 1) if anneal > 0 else jnp.zeros_like(t)
-        return peak * (1 - (1 - start_factor) * distance - (start_factor - final_factor) * tail)
+        # Convex combinations: no rounding takes the rate below its end.
+        level = (1 - distance) + start_factor * distance
+        return peak * jnp.where(tail > 0, start_factor * (1 - tail) + final_factor * tail, level)
 
     return schedule
 

@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from corollary.core import validation
+from corollary.core.errors import InputError
 from corollary.optim.transforms._blocks import Plan, along, inverse_root, join, plan, second_moment, split
 from corollary.optim.transforms._matrix_settings import (
     Setting,
@@ -70,7 +71,7 @@ def scale_by_shampoo(
     eps
         Times each factor's largest eigenvalue is added to it; nothing depends on the gradients' scale.
     every
-        Steps between two computations of the roots (9 b³ each).
+        Steps between two computations of the roots (9 b³ each); a block's first root is taken at once.
     block_size
         Longest side of a block; static.
     graft
@@ -112,6 +113,8 @@ def scale_by_shampoo(
     check_setting("eps", eps)
     check_setting("graft_eps", graft_eps)
     check_every("every", every)
+    if root == "newton" and exponent is not None and abs(1 / exponent - round(1 / exponent)) > 1e-6:
+        raise InputError(f"exponent: found {exponent!r}, expected 1/p with an integer p for root='newton'")
 
     def cut(x: Array) -> Plan:
         return plan(x.shape, block_size)
@@ -144,18 +147,23 @@ def scale_by_shampoo(
 
         def leaf(g: Array, m: Array, L: tuple[Array, ...], P: tuple[Array, ...], graft_state: Any) -> tuple[Any, ...]:
             g = working(g)
+            if g.size == 0:
+                return g, m, L, P, graft_state
             at = lambda s: setting(s, state.count, g.dtype)  # noqa: E731
             made, blocks = cut(g), split(g, cut(g))
             b1, b2 = at(momentum), at(decay)
             fresh = jnp.where(b2 < 1, 1 - b2, 1)
+            empty = _traces(L[0]) == 0
             L = tuple(b2 * old + fresh * second_moment(blocks, axis) for axis, old in enumerate(L))
+            # A block whose first gradients were zero has no root yet, and may not wait for one with the scale of G.
+            now = due | jnp.any(empty & (_traces(L[0]) > 0))
             correction = jnp.where(b2 < 1, debias(b2, count), 1)
             power = 1 / (2 * len(L)) if exponent is None else exponent
 
             def renew(factors: tuple[Array, ...]) -> tuple[Array, ...]:
                 return tuple(inverse_root(f / correction, power, at(eps), method=root) for f in factors)
 
-            P = jax.lax.cond(due, lambda both: renew(both[0]), lambda both: both[1], (L, P))
+            P = jax.lax.cond(now, lambda both: renew(both[0]), lambda both: both[1], (L, P))
             out = blocks
             for axis, matrix in enumerate(P):
                 out = along(out, matrix, axis)
@@ -252,6 +260,10 @@ def _graft(
         m = b1 * m + (1 - b1) * g
         return m / debias(b1, count) / _positive(root), (m, v)
     return g / _positive(root), (m, v)
+
+
+def _traces(L: Array) -> Array:
+    return jnp.trace(L, axis1=1, axis2=2)
 
 
 def _length(x: Array) -> Array:

@@ -42,10 +42,14 @@ def at(value: Any, count: Any) -> Any:
     return value(count) if callable(value) else value
 
 
-def check(name: str, value: Any, low: float, high: float = float("inf"), *, open_low: bool = False) -> None:
+def check(
+    name: str, value: Any, low: float, high: float = float("inf"), *, open_low: bool = False, open_high: bool = False
+) -> None:
     """Refuse a number out of range; schedules and traced values pass, they are not known yet."""
     if not (callable(value) or isinstance(value, Tracer | jax.Array)):
         validation.number(low, high, open_low=open_low)(name, value)
+        if open_high and value == high:
+            raise InputError(f"{name}: found {value!r}, expected a number below {high:g}")
 
 
 def rule(

@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from corollary.core import validation
+from corollary.core.errors import InputError
 from corollary.optim.transforms._transform import after, counter, needs, rule, zeros
 
 
@@ -105,7 +107,7 @@ def saga(batches: int) -> optax.GradientTransformationExtraArgs:
     Raises
     ------
     InputError
-        For N below 1, and a missing index.
+        For N below 1, and an index that is missing or not in 0, ..., N − 1 (a traced one is not looked at).
 
     Notes
     -----
@@ -128,7 +130,10 @@ def saga(batches: int) -> optax.GradientTransformationExtraArgs:
     def update(
         grads: PyTree, state: SAGAState, params: Any = None, index: Any = None, **_: Any
     ) -> tuple[PyTree, SAGAState]:
-        i = jnp.asarray(needs("index", index, "the number of this batch"))
+        i = needs("index", index, "the number of this batch")
+        if not isinstance(i, Tracer) and not 0 <= int(i) < batches:
+            raise InputError(f"index: found {int(i)}, expected a batch's number from 0 to {batches - 1}")
+        i = jnp.asarray(i)
         old, known = jax.tree.map(lambda t: t[i], state.table), state.filled[i]
         before = jnp.sum(state.filled)
         filled = state.filled.at[i].set(True)

@@ -102,8 +102,9 @@ def radam_rectification(count: Any, b2: Any = 0.999) -> Array:
 
 def _rectification(t: Any, b2: Any, lib: Any = np) -> Any:
     limit = 2 / (1 - b2) - 1
-    rho = limit - 2 * t / lib.expm1(-t * lib.log(b2))  # β2^t/(1 − β2^t) without its cancellation
-    usable = rho > 5
-    safe = lib.where(usable, rho, 6.0)
-    r = lib.sqrt((safe - 4) * (safe - 2) * limit / ((limit - 4) * (limit - 2) * safe))
+    # β2^t/(1 − β2^t) without its cancellation; at β2 = 0 it is 0.
+    rho = limit - 2 * t / lib.expm1(-t * lib.log(lib.maximum(b2, 1e-30)))
+    usable = rho > 5  # never where limit <= 5
+    safe, top = lib.where(usable, rho, 6.0), lib.where(usable, limit, 6.0)
+    r = lib.sqrt((safe - 4) * (safe - 2) * top / ((top - 4) * (top - 2) * safe))
     return lib.where(usable, r, 0.0)

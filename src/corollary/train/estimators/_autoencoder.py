@@ -56,7 +56,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkEsti
     denoise : float, default=0.0
         Standard deviation of Gaussian noise added to the standardised input in training: a denoising autoencoder.
     dropout : float, default=0.0
-        Fraction of the hidden units dropped in each training step.
+        Fraction of the hidden units dropped in each training step; another value is compiled anew.
     alpha : float, default=1e-4
         Weight of the L2 penalty, (alpha/2)‖W‖² per example of the batch, as scikit-learn has it.
     batch_size : int, default=128
@@ -189,7 +189,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkEsti
         return -float(np.mean((self._outputs(X) - self._standardized(X)) ** 2))
 
     def _original(self, Z: np.ndarray) -> np.ndarray:
-        return Z * self.scale_.astype(Z.dtype) + self.mean_.astype(Z.dtype)
+        return (Z * self.scale_ + self.mean_).astype(Z.dtype)
 
     def _rows(self, X: Any, sample_weight: Any, reset: bool) -> tuple[np.ndarray, Any]:
         X = self._training_data(X, reset=reset)
@@ -199,7 +199,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkEsti
 
     def _against_pca(self, X: np.ndarray, weight: Any) -> None:
         """The reconstruction error of these rows, against the least of any linear map of as many components."""
-        w = np.ones(len(X)) if weight is None else np.asarray(weight, np.float64)
+        w = np.ones(len(X)) if weight is None else np.asarray(weight / np.max(weight), np.float64)
         w, Z = w / w.sum(), self._standardized(X)
         each = np.mean((self._outputs(Z, standardized=True) - Z) ** 2, axis=1, dtype=np.float64)
         self.reconstruction_error_ = float(w @ each)

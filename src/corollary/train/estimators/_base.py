@@ -121,20 +121,25 @@ class NetworkEstimator(Estimator):
     ) -> None:
         """Train on rows X and targets, from scratch or from the last state; `epochs` None: until the rule stops it."""
         rows = np.ones(len(X), X.dtype) if weight is None else np.asarray(weight, X.dtype)
-        if not rows.sum() > 0:
+        top = float(rows.max())
+        if not top > 0:
             raise InputError("sample_weight: found no positive weight, expected at least one")
+        if not rows.all():  # a row of weight zero is a row left out: it fills no batch and is not held out
+            X, target, rows = X[rows > 0], None if target is None else target[rows > 0], rows[rows > 0]
+        rows = rows / top
+        mean = float(rows.mean(dtype=np.float64))
         if not go_on:
             self.mean_, self.scale_ = self._moments(X, rows) if self.standardize else (0 * X[0], np.ones_like(X[0]))
-        data = {"x": self._standardized(X), "w": rows / rows.mean()} | ({} if target is None else {"y": target})
+        data = {"x": self._standardized(X), "w": (rows / mean).astype(X.dtype)} | ({} if target is None else {"y": target})
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         held = None
         if self.early_stopping and epochs is None:
             data, held = self._split(data, seed)
-        size = min(int(self.batch_size), len(data["x"]))
-        feed = ArrayFeed(data, size, seed=seed, remainder="weights")
         network, state = self._build(jax.random.key(seed))
         network, state = _cast((network, state), X.dtype)
-        settings = {"alpha": self.alpha / rows.mean(dtype=np.float64), **self._loss_settings()}
+        size = _batch(int(self.batch_size), len(data["x"]), exact=state is not None)
+        feed = ArrayFeed(data, size, seed=seed, remainder="weights")
+        settings = {"alpha": self.alpha / mean / top, **self._loss_settings()}
         model = Fit(network, {name: jnp.asarray(value, X.dtype) for name, value in settings.items()})
         loss, metric = _losses(self._loss(), state is not None)
         trainer = Trainer(
@@ -151,13 +156,16 @@ class NetworkEstimator(Estimator):
         )
         if go_on:
             start = _restored(start, self.training_)
+            # These rows may make up another number of steps: the epoch begins with its first.
+            epoch = -(-int(start.step) // feed.steps_per_epoch)
+            start = eqx.tree_at(lambda s: s.step, start, jnp.asarray(epoch * feed.steps_per_epoch, jnp.int32))
         solution = trainer.fit(
             feed,
             epochs=int(self.max_iter) if epochs is None else epochs,
             start=start,
             validation=None
             if held is None
-            else ArrayFeed(held, min(size, len(held["x"])), shuffle=False, remainder="weights"),
+            else ArrayFeed(held, _batch(size, len(held["x"])), shuffle=False, remainder="weights"),
             metric=metric,
             stop=self._rule(held is not None) if epochs is None else None,
             verbose=bool(self.verbose),
@@ -193,6 +201,8 @@ class NetworkEstimator(Estimator):
         if held is not None:
             scores = np.asarray(history["validation_loss"])
             self.validation_curve_ = scores[np.isfinite(scores)]
+        elif not go_on:
+            vars(self).pop("validation_curve_", None)  # of a fit before
         fitted, state = solution.value.network, solution.stats["state"]
         self.weights_ = [np.asarray(leaf) for leaf in jax.tree.leaves(_arrays((fitted, state)))]
         # The weights kept may be earlier ones than the last: training goes on from them.
@@ -202,6 +212,14 @@ class NetworkEstimator(Estimator):
         self.training_ = [np.asarray(leaf) for leaf in jax.tree.leaves(_plain(final))]
         stats = {k: v for k, v in solution.stats.items() if k in ("skipped", "seconds", "stopped")}
         self._keep(Solution(None, solution.certificates, solution.status, solution.steps, stats))
+        if epochs > 1 and not means[-1] < 2 * means[0]:
+            self.certificates_["descent"] = Certificate(
+                "mean loss of the last epoch < twice that of the first; shorten learning_rate",
+                measured=float(means[-1]),
+                bound=float(2 * means[0]),
+                kind="monitor",
+                source="seen in training",
+            )
         if held is not None:
             self.certificates_ |= self._validated(held)
 
@@ -230,18 +248,14 @@ class NetworkEstimator(Estimator):
     def _moments(self, X: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and scale of every column: those of its channel, where columns are places of a grid."""
         channels = self._channels()
-        if channels is None:
-            return standard(X, weight)
-        places = X.shape[1] // channels
-        mean, scale = standard(X.reshape(-1, channels), np.repeat(weight, places))
-        return np.tile(mean, places), np.tile(scale, places)
+        return standard(X, weight, channels)
 
     def _channels(self) -> int | None:
         """How many channels each place of a row has; None where columns are unlike each other."""
         return None
 
     def _standardized(self, X: np.ndarray) -> np.ndarray:
-        return ((X - self.mean_.astype(X.dtype)) / self.scale_.astype(X.dtype)).astype(X.dtype)
+        return ((X - self.mean_) / self.scale_).astype(X.dtype)  # in the wider precision: a scale may be 1e-150
 
     def _outputs(self, X: np.ndarray, *, standardized: bool = False, part: str = "__call__") -> np.ndarray:
         """The network's output (or that of a part of it) for every row, in the precision of X."""
@@ -309,10 +323,6 @@ def _penalty(model: Fit, each: Any, present: Any, inference: bool) -> Any:
     return 0.5 * model.settings["alpha"] * jnp.stack(squares).sum() / jnp.sum(present.astype(each.dtype))
 
 
-def _in_order(held: dict[str, np.ndarray], size: int) -> ArrayFeed:
-    return ArrayFeed(held, min(size, len(held["x"])), shuffle=False, remainder="weights")
-
-
 def _is_weight(leaf: Any) -> bool:
     return eqx.is_inexact_array(leaf) and leaf.ndim >= 2
 
@@ -344,15 +354,35 @@ def _optimizer(name: str) -> optax.GradientTransformation:
 # -------------------------------------------------------------------------------------------------- arrays
 
 
-def standard(X: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted mean and standard deviation per column, safe at any scale; of a constant column its size."""
-    top = np.abs(X[weight > 0]).max(axis=0)
-    unit = np.where(top > 0, top, 1).astype(X.dtype)
-    Z, share = X / unit, (weight / weight.sum())[:, None]
-    mean = (share * Z).sum(axis=0)
-    scale = np.sqrt((share * (Z - mean) ** 2).sum(axis=0))
-    constant = scale <= 10 * np.finfo(X.dtype).eps * np.abs(mean)
-    return mean * unit, np.where(constant, unit, scale * unit).astype(X.dtype)
+def standard(X: np.ndarray, weight: np.ndarray, channels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted mean and standard deviation per column, or per channel where columns are places; safe at any scale.
+
+    Of a constant column the scale is its size. Sums are kept in float64: those of many float32 rows come to a halt.
+    """
+    if not weight.all():
+        X, weight = X[weight > 0], weight[weight > 0]
+    alike = X.shape[1] if channels is None else channels
+
+    def over(reduce: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:
+        return np.tile(reduce(values.reshape(-1, alike), axis=0), X.shape[1] // alike)
+
+    low, high = over(np.min, X.min(axis=0)), over(np.max, X.max(axis=0))
+    top = np.maximum(high, -low).astype(np.float64)
+    unit = np.where(top > 0, top, 1)
+    share = (weight / weight.max()).astype(np.float64)
+    share /= share.sum()
+    step = max(1, 2**20 // X.shape[1])
+    blocks = [(share[i : i + step], X[i : i + step]) for i in range(0, len(X), step)]
+    mean = over(np.mean, np.sum([w @ (x / unit) for w, x in blocks], axis=0))
+    scale = np.sqrt(over(np.mean, np.sum([w @ (x / unit - mean) ** 2 for w, x in blocks], axis=0)))
+    constant = (low == high) | (scale <= 10 * np.finfo(X.dtype).eps * np.abs(mean))
+    return (mean * unit).astype(X.dtype), np.where(constant, unit, scale * unit).astype(X.dtype)
+
+
+def _batch(limit: int, rows: int, *, exact: bool = False) -> int:
+    """Rows a step. Fewer than the limit are filled up by padding to a power of two: folds of a few rows more or less
+    share a compiled program then. Batch statistics would see the padding: `exact` has none."""
+    return min(limit, rows if exact else 1 << (rows - 1).bit_length())
 
 
 def _cast(tree: PyTree, dtype: Any) -> PyTree:

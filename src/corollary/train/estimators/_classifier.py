@@ -83,8 +83,16 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     def _weighted(self, y: Any, labels: Any, weight: Any, dtype: Any) -> Any:
         if self.class_weight is None:
             return weight
-        per_class = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
-        return (1 if weight is None else weight) * per_class.astype(dtype)[labels]
+        counts = np.bincount(labels, weight, len(self.classes_)) > 0  # a part of the rows need not hold all classes
+        seen = counts[labels]
+        per_class = np.zeros(len(counts), dtype)
+        per_class[counts] = compute_class_weight(
+            self.class_weight,
+            classes=self.classes_[counts],
+            y=np.asarray(y)[seen],
+            sample_weight=None if weight is None else weight[seen],
+        )
+        return (1 if weight is None else weight) * per_class[labels]
 
     def _loss(self) -> Callable[..., Any]:
         return classification_loss

@@ -119,7 +119,7 @@ class ConvNetClassifier(ImageClassifier):
         Widths of dense layers before the last.
     kernel_size : int, default=3
     dropout : float, default=0.0
-        Before the last layer.
+        Before the last layer; another value is compiled anew.
     class_weight : dict or "balanced", default=None
         Weights per class, multiplied into ``sample_weight``.
     alpha : float, default=1e-4
@@ -276,7 +276,8 @@ class ResNetClassifier(ImageClassifier):
 
     Notes
     -----
-    Images below 64 pixels get a 3×3 stem without pooling, larger ones the 7×7 stem of ImageNet.
+    Images below 64 pixels get a 3×3 stem without pooling, larger ones the 7×7 stem of ImageNet. Batch normalisation
+    takes each row of a batch once: a row of weight 2 is not quite a row that is there twice.
 
     Examples
     --------

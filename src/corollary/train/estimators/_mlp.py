@@ -7,13 +7,15 @@ al. (2015), eq. 10, and Glorot & Bengio (2010), eq. 16, for the weights at the s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from corollary.core import validation
 from corollary.core.errors import InputError
@@ -31,23 +33,22 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+class Dense(eqx.Module):
+    """Weight (out, in) and bias of one layer."""
+
+    weight: Any
+    bias: Any
+
+
 class Perceptron(eqx.Module):
     """Linear layers with one activation and dropout between them, on a batch (rows, features)."""
 
-    layers: tuple[eqx.nn.Linear, ...]
+    layers: tuple[Dense, ...]
     activation: Callable[[Any], Any] = eqx.field(static=True)
     dropout: eqx.nn.Dropout
 
     def __init__(self, widths: tuple[int, ...], activation: str, dropout: float, key: Any):
-        keys = jax.random.split(key, len(widths) - 1)
-        gain = 2.0 if activation == "relu" else 1.0
-        draw = jax.nn.initializers.variance_scaling(gain, "fan_in" if gain == 2 else "fan_avg", "truncated_normal")
-        layers = []
-        for a, b, k in zip(widths[:-1], widths[1:], keys, strict=True):
-            layer = eqx.nn.Linear(a, b, key=k)
-            weight = draw(k, (a, b), layer.weight.dtype).T
-            layers.append(eqx.tree_at(lambda l: (l.weight, l.bias), layer, (weight, jnp.zeros(b, weight.dtype))))
-        self.layers = tuple(layers)
+        self.layers = tuple(_layers(widths, activation == "relu", key))
         self.activation = ACTIVATIONS[activation]
         self.dropout = eqx.nn.Dropout(dropout)
 
@@ -58,6 +59,20 @@ class Perceptron(eqx.Module):
                 x = self.activation(x)
                 x = self.dropout(x, key=None if key is None else jax.random.fold_in(key, i), inference=inference)
         return x, state
+
+
+def _layers(widths: tuple[int, ...], rectified: bool, key: Any) -> Iterator[Dense]:
+    """He's or Glorot's normal weights, cut at two deviations; drawn by NumPy, which compiles nothing for a new shape."""
+    shapes = [(b, a) for a, b in itertools.pairwise(widths)]
+    if isinstance(key, jax.core.Tracer):  # only shapes are wanted
+        yield from (Dense(jnp.zeros(shape), jnp.zeros(shape[0])) for shape in shapes)
+        return
+    generator = np.random.Generator(np.random.Philox(key=np.asarray(jax.random.key_data(key), np.uint64)))
+    edge = scipy.special.ndtr(-2.0)
+    for shape in shapes:
+        variance = 2 / shape[1] if rectified else 2 / sum(shape)
+        normal = scipy.special.ndtri(generator.uniform(edge, 1 - edge, shape)) / 0.8796256610342398  # of variance 1
+        yield Dense(jnp.asarray(np.sqrt(variance) * normal), jnp.zeros(shape[0]))
 
 
 def widths(name: str, sizes: Any) -> tuple[int, ...]:
@@ -90,7 +105,7 @@ class MLPClassifier(NetworkClassifier):
         Widths of the hidden layers.
     activation : {"relu", "gelu", "silu", "tanh", "logistic", "identity"}, default="relu"
     dropout : float, default=0.0
-        Fraction of the hidden units dropped in each training step.
+        Fraction of the hidden units dropped in each training step; another value is compiled anew.
     class_weight : dict or "balanced", default=None
         Weights per class, multiplied into ``sample_weight``.
     alpha : float, default=1e-4
@@ -194,7 +209,7 @@ class MLPRegressor(NetworkRegressor):
         Widths of the hidden layers.
     activation : {"relu", "gelu", "silu", "tanh", "logistic", "identity"}, default="relu"
     dropout : float, default=0.0
-        Fraction of the hidden units dropped in each training step.
+        Fraction of the hidden units dropped in each training step; another value is compiled anew.
     alpha : float, default=1e-4
         Weight of the L2 penalty, (alpha/2)‖W‖² per example of the batch, as scikit-learn has it.
     batch_size : int, default=128

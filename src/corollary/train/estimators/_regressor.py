@@ -42,13 +42,13 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Predictions of shape (n,) or (n, n_outputs)."""
         X = self._new_data(X)
-        Z = self._outputs(X) * self.target_scale_.astype(X.dtype) + self.target_mean_.astype(X.dtype)
+        Z = (self._outputs(X) * self.target_scale_ + self.target_mean_).astype(X.dtype)
         return Z.ravel() if self.single_output_ else Z
 
     def _first(self, X: Any, y: Any, weight: Any, epochs: int | None) -> None:
         Y = y.reshape(len(y), -1)
         rows = np.ones(len(Y), Y.dtype) if weight is None else np.asarray(weight, Y.dtype)
-        if not rows.sum() > 0:
+        if not rows.max() > 0:
             raise InputError("sample_weight: found no positive weight, expected at least one")
         self.target_mean_, self.target_scale_ = standard(Y, rows)
         self.n_outputs_, self.single_output_ = Y.shape[1], y.ndim == 1

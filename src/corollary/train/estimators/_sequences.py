@@ -59,7 +59,7 @@ class SequenceClassifier(NetworkClassifier):
     pool : {"last", "mean"}, default="last"
         What the head sees: the last state, or the mean of the outputs.
     dropout : float, default=0.0
-        Between the layers and before the head.
+        Between the layers and before the head; another value is compiled anew.
     class_weight : dict or "balanced", default=None
         Weights per class, multiplied into ``sample_weight``.
     alpha : float, default=1e-4
@@ -177,7 +177,7 @@ class SequenceForecaster(NetworkRegressor):
     pool : {"last", "mean"}, default="last"
         What the head sees: the last state, or the mean of the outputs.
     dropout : float, default=0.0
-        Between the layers and before the head.
+        Between the layers and before the head; another value is compiled anew.
     alpha : float, default=1e-4
         Weight of the L2 penalty, (alpha/2)‖W‖² per example of the batch, as scikit-learn has it.
     batch_size : int, default=128
@@ -276,8 +276,9 @@ class SequenceForecaster(NetworkRegressor):
         window = self._new_data(np.asarray(window).reshape(1, -1))[0]
         values: list[Any] = []
         while len(values) < steps:
-            values.extend(np.atleast_1d(self.predict(window[None])[0]))
-            window = np.concatenate([window, values])[-len(window) :].astype(window.dtype)
+            new = np.atleast_1d(self.predict(window[None])[0])
+            values.extend(new)
+            window = np.concatenate([window, new])[-len(window) :].astype(window.dtype)
         return np.asarray(values[:steps], window.dtype)
 
     def _build(self, key: Any) -> tuple[Any, Any]:

@@ -164,7 +164,7 @@ def plan_activations(
     >>> plan.peak, plan.decisions.count("recompute")
     (12, 1)
     """
-    s = [int(v) for v in validation.vector("sizes", np.asarray(sizes, dtype=float))]
+    s = [int(v) for v in validation.vector("sizes", np.asarray(sizes, dtype=float), host=True)]
     n = len(s)
     redo = _seconds("compute_seconds", compute_seconds, n)
     move = [np.inf] * n if offload_seconds is None else _seconds("offload_seconds", offload_seconds, n)
@@ -232,7 +232,7 @@ def _pareto(labels: list[tuple], slots: int) -> tuple[list[tuple], bool]:
 
 
 def _seconds(name: str, values: Any, n: int) -> list[float]:
-    values = validation.vector(name, np.asarray(values, dtype=float))
+    values = validation.vector(name, np.asarray(values, dtype=float), host=True)
     if len(values) != n or min(values) < 0:
         raise InputError(f"{name}: found {len(values)} values from {min(values):g}, expected {n} of at least 0")
     return [float(v) for v in values]

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from corollary.core import validation
-from corollary.core.certificate import Certificate
+from corollary.core.certificate import Assumption, Certificate
 from corollary.core.precision import follows_input
 from corollary.core.solution import Solution, Status
 from corollary.optim._tree import finite, norm, spread
@@ -65,7 +65,7 @@ def asynchronous_sgd(
     `Solution` whose value is the last iterate; ``history["step_norm"]`` has ‖x_{t+1} − x_t‖. A fixed number of steps
     is run, so the status is the step limit, or non-finite.
 
-    Certificates: with `curvature`, ``stable`` (theorem: ηλ is below the limit; exact for quadratics only).
+    Certificates: with `curvature`, ``stable`` (theorem: ηλ is below the limit; it assumes a quadratic of that curvature).
 
     Raises
     ------
@@ -159,6 +159,7 @@ def _certificate(product: float, delay: int) -> Certificate:
         bound=float(limit * (1 - 4 * np.finfo(float).eps)),
         kind="theorem",
         source="Levin & May (1976), theorem 1",
+        assumptions=(Assumption("a quadratic with curvatures in (0, λ]"),),
     )
 
 

@@ -111,13 +111,18 @@ def count_collectives(program: Any) -> list[Collective]:
     if not isinstance(text, str):
         raise InputError(f"program: found {type(program).__name__}, expected a compiled function or its text")
     found = []
+    counts = [int(n) for n in re.findall(r"(?:num_partitions|replica_count)=(\d+)", text.split("\n", 1)[0])]
+    everyone = math.prod(counts)
     for line in text.splitlines():
         match = _OP.search(line)
         if match is None:
             continue
         result, kind, asynchronous = match.groups()
-        group = _group(line)
-        payload = sum(_bytes(*shape) for shape in _SHAPE.findall(result))
+        group = _group(line, everyone)
+        shapes = _SHAPE.findall(result)
+        if asynchronous and kind == "collective-permute":  # operands, results and two scalars of context
+            shapes = [shape for shape in shapes if shape != ("u32", "")]
+        payload = sum(_bytes(*shape) for shape in shapes)
         if asynchronous and kind == "all-gather":  # the result lists the operands too
             payload = payload * group // (group + 1)
         elif asynchronous and kind == "collective-permute":
@@ -221,7 +226,7 @@ def _bytes(dtype: str, dimensions: str) -> int:
     return n * max(bits, 8) // 8
 
 
-def _group(line: str) -> int:
+def _group(line: str, everyone: int) -> int:
     """How many devices join: ``{{0,1},{2,3}}``, ``[4,2]<=[8]`` or ``mesh['a'=4,'b'=2] {'b'}``."""
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
         return match[1].count(",") + 1
@@ -231,5 +236,5 @@ def _group(line: str) -> int:
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", match[1]))
         return math.prod(int(sizes[name]) for name in re.findall(r"'([^']+)'", match[2]) if name in sizes)
     if match := re.search(r"source_target_pairs=\{(.*?)\}\}", line):
-        return match[1].count("{")
-    return 1
+        return len(set(re.findall(r"\d+", match[1])))
+    return everyone  # no groups, or empty ones: all devices join

@@ -18,6 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -98,6 +99,10 @@ class DiLoCo(eqx.Module):
             raise InputError(f"batches: found leading axes {sorted(lead)}, expected (workers, {self.period})")
         workers = shape[0]
         weights = jnp.ones(workers) if weights is None else jnp.asarray(weights)
+        if weights.shape != (workers,):
+            raise InputError(f"weights: found shape {weights.shape}, expected ({workers},)")
+        if not isinstance(weights, Tracer) and not (bool(jnp.all(weights >= 0)) and float(jnp.sum(weights)) > 0):
+            raise InputError("weights: found a negative one or none above 0, expected numbers >= 0 that are not all 0")
         return _round(self, state, batches, key, weights)
 
     def _spread(self, params: PyTree, workers: int) -> PyTree:

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.sharding import Mesh
 
 from corollary.core import validation
@@ -94,7 +95,7 @@ def local_sgd_drift(A: Any, c: Any, *, learning_rate: float, period: int) -> Sol
     Raises
     ------
     InputError
-        For mismatched shapes or a setting out of range.
+        For mismatched shapes, an A that is not symmetric, or a setting out of range.
 
     Source: Malinovsky et al. (2020).
 
@@ -112,11 +113,16 @@ def local_sgd_drift(A: Any, c: Any, *, learning_rate: float, period: int) -> Sol
         raise InputError(f"A, c: found shapes {A.shape} and {c.shape}, expected (workers, n, n) and (workers, n)")
     validation.number(0, open_low=True)("learning_rate", learning_rate)
     validation.integer(1)("period", period)
+    if not isinstance(A, Tracer):
+        skew = jnp.max(jnp.abs(A - jnp.swapaxes(A, 1, 2)))
+        if float(skew) > float(rounding(jnp.max(jnp.abs(A)), 64.0)):
+            raise InputError(f"A: found a matrix that differs from its transpose by {float(skew):.2g}, expected symmetric")
     values, vectors = jnp.linalg.eigh(A)
-    contraction = 1 - jnp.asarray(learning_rate).astype(A.dtype) * values
-    # 1 − (1 − ηλ)^H without cancellation for small ηλ.
-    share = jnp.where(contraction > 0, -jnp.expm1(period * jnp.log1p(-jnp.minimum(1 - contraction, 1 - 1e-7))), 0)
-    share = jnp.where(contraction > 0, share, 1 - contraction**period)
+    step = jnp.asarray(learning_rate).astype(A.dtype) * values
+    contraction = 1 - step
+    # 1 − (1 − ηλ)^H without cancellation for small ηλ, in units of the largest: a common factor moves no fixed point.
+    share = jnp.where(step < 0.5, -jnp.expm1(period * jnp.log1p(-jnp.minimum(step, 0.5))), 1 - contraction**period)
+    share = share / jnp.max(jnp.abs(share))
     M = (vectors * share[:, None, :]) @ jnp.swapaxes(vectors, 1, 2)
     pull = jnp.einsum("kij,kj->i", M, c)
     fixed = jnp.linalg.solve(M.sum(0), pull)

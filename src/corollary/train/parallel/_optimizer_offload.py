@@ -53,7 +53,7 @@ def offload_optimizer(optimizer: Any, *, host: Any = None) -> optax.GradientTran
     """
     optimizer = optax.with_extra_args_support(optimizer)
     device = jax.devices("cpu")[0] if host is None else host
-    update_there = jax.jit(optimizer.update, donate_argnums=(1,))
+    update_there = jax.jit(optimizer.update)  # nothing donated: an old state stays usable, as of any transformation
 
     def there(tree: Any) -> Any:
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):

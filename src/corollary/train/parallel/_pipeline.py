@@ -282,7 +282,9 @@ def _gradient(
             return (carry, kept, slopes, from_below, from_above), None
 
         buffer = jnp.zeros((slots, *blank.shape), dtype)
-        start = ((jax.tree.map(jnp.zeros_like, mine), jnp.zeros((), dtype)), buffer, buffer, blank, blank)
+        # The loss in its own precision: bfloat16 activations may end in a float32 loss.
+        kind = jax.eval_shape(loss, blank, jax.tree.map(lambda leaf: leaf[0], y)).dtype
+        start = ((jax.tree.map(jnp.zeros_like, mine), jnp.zeros((), kind)), buffer, buffer, blank, blank)
         ((grads, value), *_), _ = jax.lax.scan(tick, start, (table, before))
         return jax.lax.psum(value, axis), jax.tree.map(lambda g: g[None], grads)
 
