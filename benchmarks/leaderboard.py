@@ -7,13 +7,19 @@
 
 Rules. Each optimizer runs at five rates, a factor of 3 apart and centred on its documented default, on a seed that is
 used for nothing else; where the best of them lies at an end of the grid it is followed outwards, three rates at most.
+For `kfac` and `ekfac`, which find their rate by the exact quadratic model, the grid is over the first damping instead;
+`kfac_rate` is K-FAC at a given rate, with its steps' norm constrained (without, most of its runs diverged); these
+modes were chosen after a look at the PINN on the tuning seed, which is more care than any rival got.
 The best rate then runs on the test seeds. All have the same batches and starts (by seed), the same schedule (linear
-warm-up over 5 % of the steps, linear warm-down over the last 30 %) and no weight decay; other settings are defaults.
+warm-up over 5 % of the steps, linear warm-down over the last 30 %) and no weight decay (`adamw` is then Adam); other
+settings are defaults, for Muon at AdamW's scale of rates (``moonshot``).
 The target is the mean of AdamW's last losses over the test seeds. Steps to target are read from losses measured every
 few steps on fixed data (straight lines between); seeds that do not reach it count as the whole run where that
-shortens AdamW, and give a rival no ratio at all. The second look: whoever ends below the target runs again with its
-schedule shrunk to 0.6 of the steps. p: Welch's test of the logarithms of steps against AdamW's, for no difference, not
-corrected for the number of rivals. Without ``--text`` and ``--mnist`` stand-ins of the same shapes are used.
+shortens AdamW, and give a rival no ratio at all. That reading is unfair to who would end earlier by a shorter schedule,
+so whoever ends below the target runs again with its schedule shrunk to 0.6 of the steps (and AdamW, for comparison): a
+last loss there below AdamW's full run's counts as the target reached in 0.6 of the steps. p: Welch's tests of the
+logarithms, of steps (no difference, two sides) and of that last loss (one side), not corrected for the number of
+rivals. Without ``--text`` and ``--mnist`` stand-ins of the same shapes are used.
 """
 
 from __future__ import annotations
@@ -57,7 +63,7 @@ def _named(name: str, rate: float, needs: str = "", cost: str = "1 gradient", **
 
 
 def _kronecker(method: Any) -> Entrant:
-    """Rate and momentum from the quadratic model, adaptive damping: what is tuned is the damping that it begins with."""
+    """Rate and momentum from the quadratic model, adaptive damping: the damping at first is what is tuned."""
 
     def build(rate: Any, peak: Any, task: Task, net: Any) -> Any:
         more = {"distribution": task.distribution, "curvature": task.curvature}
@@ -200,7 +206,7 @@ def compete(runner: Runner, entrant: Entrant, target: float | None) -> dict[str,
         "cost": entrant.cost,
         "curves": curves,
     }
-    if target is not None and None not in lasts and statistics.fmean(lasts) <= target:  # type: ignore[arg-type]
+    if target is None or (None not in lasts and statistics.fmean(lasts) <= target):  # type: ignore[arg-type]
         found["short"] = [runner.curve(rate, seed, SHORT)[-1] for seed in range(1, runner.task.seeds + 1)]
     return found
 
@@ -248,6 +254,14 @@ def compare(task: dict[str, Any], name: str) -> dict[str, Any]:
         out["seconds"], out["per_step"] = entry["seconds"], entry["seconds_ratio"]
     if name == "adamw":
         steps = list(base)
+    if "short" in entry:
+        short = np.array([math.inf if v is None else v for v in entry["short"]])
+        out["short"] = float(short.mean())
+        if name != "adamw" and np.all(np.isfinite(short)):
+            ends = np.log([c[-1] for c in reference["curves"]])
+            out["short_p"] = float(
+                scipy.stats.ttest_ind(np.log(short), ends, equal_var=False, alternative="less").pvalue
+            )
     if None in steps:
         return out
     ours, theirs = np.log(np.maximum(np.array(steps, float), 1)), np.log(base)
@@ -261,8 +275,6 @@ def compare(task: dict[str, Any], name: str) -> dict[str, Any]:
         out |= {"ratio": math.exp(gap), "ratio_error": math.exp(gap) * error, "p": float(p)}
         if "per_step" in out:
             out["seconds_ratio"] = out["ratio"] * out["per_step"]
-    if "short" in entry:
-        out["short"] = statistics.fmean(math.inf if v is None else v for v in entry["short"])
     return out
 
 
@@ -275,7 +287,7 @@ def table(name: str, task: dict[str, Any]) -> str:
         f"### {name}: {task['about']} ({task['data']}), {task['steps']} steps, {seeds} seeds",
         "",
         "| optimizer | rate | last loss ± s.e. | steps to target ± s.e. | steps / AdamW's ± s.e. | p "
-        "| evaluations a step | ms a step | seconds / AdamW's | loss with 0.6 of the steps |",
+        "| evaluations a step | ms a step | seconds / AdamW's | loss with 0.6 of the steps (p) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     fewer, winners = [], []
@@ -289,22 +301,23 @@ def table(name: str, task: dict[str, Any]) -> str:
         ms = f"{1e3 * r['seconds']:.3g}" if "seconds" in r else "-"
         seconds = f"{r['seconds_ratio']:.2f}" if "seconds_ratio" in r else ("1" if who == "adamw" else "-")
         short = f"{r['short']:.4g}" if "short" in r else "-"
+        short += f" ({r['short_p']:.1g})" if "short_p" in r else ""
         rate = f"{entry['rate']:g}" + ("*" if entry["at_the_edge"] else "")
         lines.append(
             f"| {who} | {rate} | {r['loss']:.4g} ± {r['loss_error']:.1g} | {steps} | {ratio} | {p} | {entry['cost']} "
             f"| {ms} | {seconds} | {short} |"
         )
-        if r.get("ratio", 1) <= 0.6 and r["p"] < 0.01:
-            fewer.append(who)
-            if r.get("seconds_ratio", 1) <= 0.8:
-                winners.append(who)
+        ways = [r["ratio"]] if r.get("ratio", 1) <= SHORT and r["p"] < 0.01 else []
+        ways += [SHORT] if r.get("short_p", 1) < 0.01 else []
+        if ways:
+            (winners if min(ways) * r.get("per_step", math.inf) <= 0.8 else fewer).append(who)
     verdict = (
         f"Within 0.6 of AdamW's steps and 0.8 of its seconds, p < 0.01: {', '.join(winners)}."
         if winners
         else "NO optimizer reaches the target within 0.6 of AdamW's steps and 0.8 of its seconds with p < 0.01."
     )
-    if rest := [who for who in fewer if who not in winners]:
-        verdict += f" Within 0.6 of the steps, but not the seconds: {', '.join(rest)}."
+    if fewer:
+        verdict += f" Within 0.6 of the steps, but not the seconds: {', '.join(fewer)}."
     if not all("seconds" in entry for entry in task["optimizers"].values()):
         verdict += " (Seconds are not measured yet for all.)"
     lines += ["", f"Target: AdamW's {target_of(task):.4g}. {verdict}"]
@@ -348,7 +361,7 @@ def measure_time(store: dict[str, Any], args: Any, path: pathlib.Path) -> None:
             if args.only and who not in args.only:
                 continue
             other = base if who == "adamw" else Runner(task, ENTRANTS[who]).timer(entry["rate"])
-            pairs = [(other(), base()) for _ in range(3 if args.tiny else 9)]
+            pairs = [(other(), base()) for _ in range(3 if args.tiny else 7)]
             entry["seconds"] = float(f"{statistics.median(a for a, _ in pairs):.4g}")
             ratio = 1.0 if who == "adamw" else statistics.median(a / b for a, b in pairs)
             entry["seconds_ratio"] = float(f"{ratio:.4g}")

@@ -183,14 +183,17 @@ def test_any_equinox_like_cell_runs_and_dropout_acts_between_layers(data):
 
     x = jnp.asarray(data, jnp.float32)
     net = RNN(F, H, 2, cell=Leaky, dropout=0.5, key=jax.random.key(0))
-    once = net(x)[0]
+    once = net(x, inference=True)[0]
     np.testing.assert_array_equal(once, net(x, key=jax.random.key(1), inference=True)[0])
+    np.testing.assert_array_equal(once, eqx.nn.inference_mode(net)(x, key=jax.random.key(1))[0])
+    with pytest.raises(InputError, match=r"key: found None, expected a key for dropout of rate 0\.5"):
+        net(x)
     assert float(jnp.max(jnp.abs(once - net(x, key=jax.random.key(1))[0]))) > 0.01
     h = np.zeros(H)
     linear = net.cells[0][0].linear
     for row in data[0]:
         h = 0.5 * h + np.asarray(linear.weight) @ row + np.asarray(linear.bias)
-    np.testing.assert_allclose(net(x)[1][0][0][0], h, rtol=1e-5)
+    np.testing.assert_allclose(net(x, inference=True)[1][0][0][0], h, rtol=1e-5)
 
 
 @pytest.mark.covers("simple-rnn")
@@ -223,6 +226,8 @@ def test_bad_settings():
         RecurrentNetwork(2, 2, 2, pool="max", key=key)
     with pytest.raises(InputError, match=r"x: found shape \(3,\)"):
         LSTM(2, 2, key=key)(jnp.ones(3))
+    with pytest.raises(InputError, match=r"x: found 3 features, expected 2"):
+        LSTM(2, 2, key=key)(jnp.ones((4, 3)))
 
 
 @pytest.mark.covers("linear-recurrent-unit")

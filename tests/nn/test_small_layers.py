@@ -275,30 +275,31 @@ def test_spectral_norm_penalty(x64):
 def test_spectral_decoupling_learns_both_features(x64):
     z = jnp.asarray([1.5, -2.0])
     np.testing.assert_allclose(jax.grad(spectral_decoupling)(z, 0.3), 0.3 * np.asarray(z), rtol=1e-15)
-    # Two features say the same; the second is weaker, and cross-entropy stops learning it once the first suffices.
-    X = jnp.asarray([[1.0, 0.2], [-1.0, -0.2], [1.0, 0.2], [-1.0, -0.2], [-0.1, 0.2], [0.1, -0.2]])
-    y = jnp.asarray([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
+    # Every example shows two features of its class, the second a fifth as strong, in varying shares that sum to one
+    # answer: the logit 1.25·(1 + e) + 1.25·(1 − e) = 2.5, say, needs both. (Were the shares fixed, no penalty on logits
+    # could tell the features apart.)
+    rest = jnp.linspace(-0.5, 0.5, 9)
+    y = jnp.concatenate([jnp.ones(9), -jnp.ones(9)])
+    shares = jnp.stack([1 + rest, 0.2 * (1 - rest)], 1)
+    X = y[:, None] * jnp.concatenate([shares, shares])
 
     @jax.jit
     def fit(strength):
         def loss(w):
-            logits = X[:4] @ w  # the training set never shows the features apart
-            entropy = jnp.mean(jax.nn.softplus(-y[:4] * logits))
+            logits = X @ w
+            entropy = jnp.mean(jax.nn.softplus(-y * logits))
             return entropy + jnp.mean(jax.vmap(lambda v: spectral_decoupling(v, strength))(logits))
 
-        def hidden(theta):  # two layers, theta²: a rich regime where the stronger feature starves the weaker
-            return jnp.sign(theta) * theta**2
+        w = jax.lax.scan(lambda w, _: (w - 0.5 * jax.grad(loss)(w), None), jnp.zeros(2), None, length=2000)[0]
+        return w * jnp.asarray([1.0, 0.2]), jnp.mean(y * (X @ w) > 0)  # what a whole feature adds to a logit
 
-        def step(theta, _):
-            return theta - 0.05 * jax.grad(lambda t: loss(hidden(t)))(theta), None
-
-        return hidden(jax.lax.scan(step, jnp.asarray([0.1, 0.1]), None, length=3000)[0])
-
-    plain, decoupled = fit(0.0), fit(0.5)
-    assert plain[1] / plain[0] < 0.02  # starved
-    assert plain[0] > 5
-    # Decoupled logits stay of order one, so nothing is gained in proportion: the ratio of the features' logits.
-    assert np.abs(X[:4] @ decoupled).max() < 1.2
+    plain, right = fit(0.0)
+    decoupled, right_too = fit(0.2)
+    assert right == right_too == 1  # the labels are explained either way
+    assert plain[1] < 0.15 * plain[0]  # starved: cross-entropy alone learns the stronger feature
+    np.testing.assert_allclose(decoupled[1], decoupled[0], rtol=1e-2)  # both learned, in full
+    # So only the decoupled one still answers right where the stronger feature is halved and points the other way.
+    assert -0.5 * plain[0] + plain[1] < 0 < -0.5 * decoupled[0] + decoupled[1]
 
 
 @pytest.mark.covers("spectral-scaling")

@@ -96,6 +96,16 @@ def test_nnls_with_many_columns_agrees_with_scipy_and_keeps_its_scale():
         np.testing.assert_allclose(nnls(A, b * c).value / c, expected, atol=1e-9 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("place", [np.asarray, jnp.asarray])
+def test_singular_quadratics_are_followed_into_their_null_space(place, x64):
+    rng = np.random.default_rng(0)
+    B, q = rng.normal(size=(20, 5)), rng.normal(size=20)
+    solution = box_qp(place(B @ B.T), place(q), (-1.0, 1.0))
+    assert bool(solution.converged)
+    assert bool(solution.holds)
+    assert solution.certificates["duality_gap"].measured <= 1e-8 * abs(solution.stats["objective"])
+
+
 def test_looking_for_bounds_lowers_the_objective_and_stays_inside():
     for seed, (low, high) in enumerate([(-0.1, 0.5), (0.0, np.inf), (-np.inf, np.inf), (-1e-3, 1e-3)]):
         P_, q = quadratic(seed, 40)

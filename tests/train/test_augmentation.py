@@ -65,6 +65,14 @@ def test_low_pass_keeps_what_is_below_the_band(dtype):
     np.testing.assert_allclose(train.low_pass(low + high, 0.5), low, atol=60 * eps)
     np.testing.assert_allclose(train.low_pass(low + high, 11 / 16), low + high, atol=60 * eps)
     np.testing.assert_array_equal(train.low_pass(low + high, 1.0), low + high)
+    # The roll-off is a number like the others: 1 − (11/16 − 0.5)/0.5 of the fast wave is left, and no new program.
+    from corollary.train._frequency_curriculum import _low_pass
+
+    rolled = train.low_pass(low + high, 0.5, soft=0.5)
+    np.testing.assert_allclose(rolled, low + 0.625 * high, atol=60 * eps)
+    programs = _low_pass._cache_size()
+    train.low_pass(low + high, 0.5, soft=0.25)
+    assert _low_pass._cache_size() == programs
     both = train.low_pass(jnp.outer(low, low + high), 0.5, axes=(0, 1))
     np.testing.assert_allclose(both, jnp.outer(low, low), atol=60 * eps)
 
@@ -117,6 +125,7 @@ def test_refusals(images):
         (lambda: train.pca_jitter(images[0], jax.random.key(0), jnp.eye(2)), "covariance: found shape"),
         (lambda: train.low_pass(images, 2.0), "bandwidth: found 2.0"),
         (lambda: train.low_pass(images, 0.5, axes=(7,)), "axes: found"),
+        (lambda: train.low_pass(images.astype(jnp.complex64), 0.5), "targets: found dtype complex64"),
         (lambda: train.FourierFeatures(0, 2, key=jax.random.key(0)), "n_inputs: found 0"),
     ):
         with pytest.raises(InputError, match=words):

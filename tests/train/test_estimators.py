@@ -11,7 +11,8 @@ from sklearn.datasets import load_iris
 import corollary
 from corollary.core import InputError
 from corollary.train import ArrayFeed, Autoencoder, MLPClassifier, MLPRegressor, SequenceForecaster, windows
-from corollary.train.estimators._base import Fit, classification_loss, standard
+from corollary.train.estimators._base import Fit, classification_loss
+from corollary.train.estimators._standard import standard
 
 RNG = np.random.default_rng(0)
 X, Y = load_iris(return_X_y=True)
@@ -198,18 +199,16 @@ def test_changed_settings_after_the_fit_are_told(fitted):
 def test_a_partial_fit_takes_each_of_its_rows_once(monkeypatch, rows):
     """Also where the calls before had more steps, or fewer: the epoch begins with its first batch."""
     model = MLPRegressor(2, batch_size=40, **FEW).partial_fit(X[:100], Y[:100])
-    seen, original = [], ArrayFeed.indices
+    batches, original = {}, ArrayFeed.indices
 
     def watched(feed, k):
-        found = original(feed, k)
-        first = feed.examples - 40 * (k % feed.steps_per_epoch)
-        seen.extend(found[: max(0, first)].tolist())
-        return found
+        batches[k] = original(feed, k)[: max(0, feed.examples - 40 * (k % feed.steps_per_epoch))]
+        return batches[k]
 
-    monkeypatch.setattr(ArrayFeed, "indices", watched)
-    monkeypatch.setattr(ArrayFeed, "capacity", lambda feed: 512)
-    model.partial_fit(X[:rows], Y[:rows])
-    assert sorted(seen) == list(range(rows))
+    with monkeypatch.context() as patch:
+        patch.setattr(ArrayFeed, "indices", lambda feed, k: np.resize(watched(feed, k), 40))
+        model.partial_fit(X[:rows], Y[:rows])
+    assert np.array_equal(np.sort(np.concatenate(list(batches.values()))), np.arange(rows))
 
 
 @QUIET
@@ -223,18 +222,22 @@ def test_rows_of_weight_zero_are_rows_left_out():
     np.testing.assert_allclose(weighted.validation_curve_, left_out.validation_curve_, rtol=1e-9)
     assert not hasattr(left_out.set_params(early_stopping=False).fit(X, Y), "validation_curve_")
     part = MLPClassifier(4, class_weight="balanced", **FEW)
-    assert part.partial_fit(X[:60], Y[:60], classes=[0, 1, 2]).n_iter_ == 1  # a part without the third class
+    assert part.partial_fit(X[:100], Y[:100], classes=[0, 1, 2]).n_iter_ == 1  # a part without the third class
 
 
 def test_float32_moments_of_many_rows_do_not_come_to_a_halt():
-    """In float32, adding 1e-8 to 0.5 changes nothing."""
-    column = np.full((1, 3), 1.0, np.float32) + np.float32([0.0, 0.5, 1.0])
-    rows = np.concatenate([np.broadcast_to(column, (2**23, 3)), np.broadcast_to(column + 1, (2**23, 3))])
-    mean, scale = standard(rows, np.broadcast_to(np.float32(1), len(rows)))
-    np.testing.assert_allclose(mean, column[0] + 0.5, rtol=1e-6)
-    np.testing.assert_allclose(scale, 0.5, rtol=1e-6)
-    mean, scale = standard(rows[: 2**10], np.ones(2**10, np.float32), channels=1)
-    np.testing.assert_allclose([mean, scale], [[1.5] * 3, [np.sqrt(1 / 6)] * 3], rtol=1e-6)
+    """In float32, adding 2⁻²⁶ to 1/2 changes nothing: one row weighs so much here, that is quicker than many rows."""
+    rows = np.ones((2**16 + 1, 2), np.float32)
+    rows[1:] = 2
+    weight = np.ones(len(rows), np.float32)
+    weight[0] = 2**26
+    mean, scale = standard(rows, weight)
+    share = 2.0**16 / (2.0**26 + 2.0**16)
+    np.testing.assert_allclose(mean, 1 + share, rtol=1e-7)
+    np.testing.assert_allclose(scale, np.sqrt(share * (1 - share)), rtol=1e-6)
+    mean, scale = standard(np.float32([[1, 3, 1, 5], [1, 3, 1, 5]]), np.ones(2, np.float32), channels=2)
+    np.testing.assert_allclose(mean, [1, 4, 1, 4])
+    np.testing.assert_allclose(scale, [1, 1, 1, 1])  # a constant channel's size, the deviation of the other
 
 
 def test_a_loss_that_rises_is_told():

@@ -119,6 +119,12 @@ def test_heterogeneous_quadratics_drift_to_the_predicted_point():
         scaled = train.local_sgd_drift(A, c * factor, learning_rate=rate, period=8)
         np.testing.assert_allclose(scaled.value, factor * predicted.value, rtol=1e-9)
     assert not train.local_sgd_drift(A, c, learning_rate=8 * rate, period=8).holds
+    # Steps below the rounding of 1: in the limit no drift, and no 0/0 either; and none at H = 1 for 1 − ηλ near 0.
+    single = [jnp.asarray(a, jnp.float32) for a in (A, c)]
+    tiny = train.local_sgd_drift(*single, learning_rate=1e-9, period=8)
+    np.testing.assert_allclose(tiny.value, predicted.stats["optimum"], rtol=1e-4)
+    ends = np.array([[[1.0]], [[0.1]]]), np.array([[0.0], [1.0]])
+    assert train.local_sgd_drift(*ends, learning_rate=1 - 1e-9, period=1).stats["drift"] == 0
 
 
 @pytest.mark.covers("asynchronous-sgd")
@@ -248,6 +254,11 @@ def test_formulas_and_the_text_of_programs():
         "%r = (f32[3], f32[3]) collective-permute-start(%x), source_target_pairs={{0,1},{1,2}}": (
             "collective-permute",
             12,
+            3,
+        ),
+        "%r = (f32[3], f32[3], u32[], u32[]) collective-permute-start(%x), source_target_pairs={{0,1}}": (
+            "collective-permute",
+            12,
             2,
         ),
     }
@@ -255,6 +266,8 @@ def test_formulas_and_the_text_of_programs():
         (found,) = train.count_collectives(line)
         assert (found.kind, found.payload, found.group) == expected
     assert train.count_collectives("%r = f32[2] add(%x, %y)") == []
+    everyone = "HloModule m, num_partitions=8\n%r = f32[4] all-reduce(%x), replica_groups={}, to_apply=%add"
+    assert train.count_collectives(everyone)[0].group == 8
 
 
 @pytest.mark.covers("mesh-parallel", "fsdp")
@@ -294,6 +307,11 @@ def test_refusals():
         (lambda: train.communication_model(x, 8, "gossip"), "scheme: found"),
         (lambda: train.local_sgd(fit, optax.sgd(1.0), period=0), "period: found 0"),
         (lambda: run.round(run.init(x, 4), jnp.ones((4, 3)), None), "batches: found leading axes"),
+        (lambda: run.round(run.init(x, 4), jnp.ones((4, 2)), None, jnp.ones(3)), "weights: found shape"),
+        (lambda: run.round(run.init(x, 4), jnp.ones((4, 2)), None, jnp.zeros(4)), "weights: found a negative one or"),
+        (lambda: train.local_sgd_drift([[[1.0, 5], [0, 1]]], [[1.0, 1]], learning_rate=1.0, period=1), "A: found"),
+        # Bytes are whole numbers, not float32.
+        (lambda: train.plan_activations([100_000_003] * 2, 2e8, compute_seconds=[1, 1]), "budget: found 2e"),
         (
             lambda: train.local_sgd_drift(A, c, learning_rate=1.0, period=1),
             "A, c: found",
@@ -308,3 +326,24 @@ def test_refusals():
         with pytest.raises(InputError, match=words):
             call()
     assert layout.shards == 1
+
+
+def test_an_offloaded_optimizer_is_a_function_of_its_state():
+    optimizer = train.offload_optimizer(optax.trace(0.9))
+    w = jnp.ones(2)
+    state = optimizer.init(w)
+    first, second = (optimizer.update(w, state, w)[0] for _ in range(2))  # the same state twice, as after a bad step
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_pipelined_loss_keeps_its_own_precision():
+    mesh = Mesh(np.array(jax.devices()[:1]), ("pipeline",))
+
+    def loss(out, y):
+        return jnp.mean((out.astype(jnp.float32) - y) ** 2)
+
+    pipelined = train.pipeline_loss(lambda w, x: w * x, loss, mesh, micro_batches=2)
+    x, w = jnp.ones((4, 1), jnp.bfloat16), jnp.full(1, 3.0, jnp.bfloat16)
+    value, slope = jax.value_and_grad(pipelined)(w, (x, jnp.full((4, 1), 0.001)), None)
+    assert (value.dtype, slope.dtype) == (jnp.float32, jnp.bfloat16)
+    assert float(value) == pytest.approx(2.999**2, rel=1e-6)

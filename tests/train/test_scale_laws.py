@@ -232,13 +232,13 @@ def test_refusals():
     good = np.ones(6)
     N = np.geomspace(1e7, 1e10, 8)
     fixed = 1.7 + 400 / N**0.34 + 410 / (20 * N) ** 0.28  # at D = 20N the two terms may be exchanged
+    step = {"learning_rate": 1.0, "batch_size": 1, "steps": 1}
     rising = train.ScalingLaw(1.7, 1.0, 400.0, -0.1, 0.3)
     for call, words in (
         (lambda: train.fit_scaling_law(N, 20 * N, fixed), "varying only together"),
         (lambda: rising.optimal(1e20), "alpha: found -0.1"),
-        (lambda: train.noisy_quadratic([1.0], [-1.0], [1.0], learning_rate=1, batch_size=1, steps=1), "noise: found -1"),
-        (lambda: train.noisy_quadratic([1.0, 2.0], [1.0], [1.0], learning_rate=1, batch_size=1, steps=1), "noise: found"),
-        (lambda: train.critical_batch_size(lambda b, r: 1.0, 2, 0.1, multiples=[1, 1.5]), "rising integers from 1"),
+        (lambda: train.noisy_quadratic([1.0], [-1.0], [1.0], **step), "noise: found -1"),
+        (lambda: train.noisy_quadratic([1.0, 2.0], [1.0], [1.0], **step), "noise: found 1 rows"),
         (lambda: train.batch_warmup(10, 4, 0.1, critical=[5], largest=2), "largest: found 2"),
         (lambda: train.fit_scaling_law(good, good, good), "n_parameters: found one value only"),
         (lambda: train.fit_scaling_law(good[:3], good[:3], good[:3]), "found 3 runs, expected at least 6"),
@@ -273,5 +273,6 @@ def test_rounding_of_a_dead_layer_and_of_one_that_overflows():
     dead = train.rounding_depth([-np.eye(2), np.eye(2)], [np.zeros(2)] * 2, np.ones(2), activation="relu")
     assert dead.value.tolist() == [0, 0]
     assert not np.isnan(dead.stats["growth"]).any()
-    over = train.rounding_depth([3e4 * np.eye(2)] * 2, [np.zeros(2)] * 2, np.ones(2), dtype="float16", activation="relu")
+    W = [3e4 * np.eye(2)] * 2
+    over = train.rounding_depth(W, [np.zeros(2)] * 2, np.ones(2), dtype="float16", activation="relu")
     assert not over.certificates["error"].applies  # the bound knows nothing of overflow

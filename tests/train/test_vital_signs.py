@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 from corollary.core import InputError
 from corollary.train import (
@@ -19,6 +20,7 @@ from corollary.train import (
     layer_norms,
     sharpness,
 )
+from corollary.train._noise_scale import summarise
 
 D, N = 6, 4096
 
@@ -49,8 +51,9 @@ def test_the_noise_scale_is_that_of_brute_force(dtype):
     assert abs(float(value.scale) - truth) < 4 * float(certificate.stderr)
     assert value.low < truth < value.high
     # Another unit of the loss and of the parameters changes nothing.
-    scaled = gradient_noise_scale(lambda *a: 1e6 * regression_loss(*a), params, batches, parts=32).value
-    np.testing.assert_allclose(scaled.scale, value.scale, rtol=200 * jnp.finfo(dtype).eps)
+    scaled = gradient_noise_scale(lambda *a: 2.0**40 * regression_loss(*a), params, batches, parts=32).value
+    for name in ("scale", "low", "high"):
+        np.testing.assert_allclose(getattr(scaled, name), getattr(value, name), rtol=200 * jnp.finfo(dtype).eps)
 
 
 def test_fieller_covers_as_often_as_it_says(x64):
@@ -70,6 +73,24 @@ def test_fieller_covers_as_often_as_it_says(x64):
     # At the minimum there is no gradient: the interval must be open above, or nearly always so.
     at_rest = jax.vmap(lambda k: once(k, 0.5))(jax.random.split(jax.random.key(2), 400))
     assert np.mean(np.isinf(np.asarray(at_rest.high))) > 0.85
+
+
+def test_the_interval_is_all_that_fieller_allows(x64):
+    """Against the inequality itself on a grid, where the gradient does not stand out from its noise."""
+    grid, seen, z = np.linspace(0, 5, 401), set(), stats.t.ppf(0.975, 5)
+    draws = np.random.default_rng(0).normal(size=(3, 40, 6))
+    runs = 0.6 + draws[0] + 0.05 * draws[1:]
+    values = jax.vmap(lambda a, b: summarise(a, b, 0.95)[0])(*jnp.asarray(runs))
+    for k, (noise, signal) in enumerate(runs.swapaxes(0, 1)):
+        value = jax.tree.map(lambda v, k=k: float(v[k]), values)
+        rest = noise[None] - grid[:, None] * signal[None]  # a ratio r is allowed where the mean of n − r·s is near 0
+        allowed = np.abs(rest.mean(1)) <= z * rest.std(1, ddof=1) / np.sqrt(6)
+        assert np.all((value.low <= grid[allowed] + 1e-9) & (grid[allowed] <= value.high + 1e-9))
+        seen.add((bool(np.isinf(value.high)), bool(value.low > 0), bool(allowed[0])))
+    assert len(seen) >= 3  # bounded ones, open ones, and those that hold 0
+    nothing, stderr = summarise(jnp.zeros(4), jnp.zeros(4))
+    assert float(nothing.scale) == 0
+    assert np.isinf(stderr)
 
 
 def test_sharpness_is_the_top_eigenvalue(dtype):
@@ -92,6 +113,11 @@ def test_sharpness_is_the_top_eigenvalue(dtype):
 def test_sharpness_of_a_maximum_and_of_nothing():
     flat = sharpness(lambda w, b, k: jnp.sum(0 * w), jnp.ones(3), None)
     assert float(flat.value) == 0
+    half = sharpness(
+        lambda w, b, k: jnp.sum(w * w * b) / 2, jnp.ones(3, jnp.bfloat16), jnp.arange(1, 4, dtype="bfloat16")
+    )
+    np.testing.assert_allclose(half.value, 3, rtol=0.02)
+    assert half.stats["vector"].dtype == jnp.float32
     concave = sharpness(lambda w, b, k: -jnp.sum(w**2 * jnp.arange(1.0, 5.0)), jnp.ones(4), None)
     np.testing.assert_allclose(concave.value, -2, rtol=1e-4)
     with pytest.raises(InputError, match="no entries"):
@@ -108,6 +134,7 @@ def test_effective_rank(dtype):
     np.testing.assert_allclose(effective_rank(1e6 * M), effective_rank(M), rtol=1e3 * eps)
     np.testing.assert_allclose(effective_rank(U @ M), effective_rank(M), rtol=1e3 * eps)
     assert float(effective_rank(jnp.zeros((2, 3), dtype))) == 0
+    assert float(effective_rank(jnp.eye(3, dtype=jnp.bfloat16))) == pytest.approx(3)
     assert set(effective_ranks({"a": M, "b": M[0]})) == {"['a']"}
     with pytest.raises(InputError, match="shape"):
         effective_rank(jnp.ones(3, dtype))
@@ -119,6 +146,8 @@ def test_update_ratios_by_path():
     norms = layer_norms(params, params, updates)
     np.testing.assert_allclose(norms.update_ratio["['a']"], 1e-3, rtol=1e-5)
     assert np.isinf(norms.update_ratio["['z']"])
+    small = jax.tree.map(lambda x: x * jnp.float32(1e-25), (params, updates))
+    np.testing.assert_allclose(layer_norms(small[0], *small).update_ratio["['a']"], 1e-3, rtol=1e-5)
     np.testing.assert_allclose(norms.gradient["['a']"], 2.0)
     with pytest.raises(InputError, match="another structure"):
         layer_norms(params, params, {"a": updates["a"]})

@@ -128,7 +128,7 @@ def barron_approximation(
     # The mean of sin²(ws + φ) over s in [−r, r], by k.
     turn = 2 * speed * r
     share = 0.5 - jnp.cos(2 * phases) * jnp.sin(turn) / (2 * jnp.where(turn > 0, turn, 1.0))
-    risk = jnp.clip(jnp.sum(share_of * share), 0.0, 1.0) ** draws
+    risk = jnp.where(varies, jnp.clip(jnp.sum(share_of * share), 0.0, 1.0) ** draws, 0.0)
     inside = jnp.max(jnp.linalg.norm(x, axis=1)) <= r * (1 + 8 * jnp.finfo(x.dtype).eps)
     claim = Certificate(
         "mean (f − f_n)² ≤ (2rC_f)²/n, for the best of the draws",

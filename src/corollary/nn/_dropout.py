@@ -16,7 +16,8 @@ from corollary.core.errors import InputError
 
 def active(drop: eqx.nn.Dropout, key: Any, inference: bool) -> bool:
     """Whether dropout acts; refused where it should and no key is there. `equinox.nn.inference_mode` counts, too."""
-    if inference or drop.inference or drop.p == 0:
+    known = isinstance(drop.p, int | float)  # under a plain `jax.jit` of the module the rate is traced
+    if inference or drop.inference or (known and drop.p == 0) or (key is None and not known):
         return False
     if key is None:
         raise InputError(f"key: found None, expected a key for dropout of rate {drop.p:g}, or inference=True")

@@ -44,7 +44,8 @@ def linear_regions(network: Any, domain: Any) -> int:
     Raises
     ------
     InputError
-        For a domain of another shape or another dimension than the network's input, a polygon that is not convex, or another activation.
+        For a domain of another shape or dimension than the network's input, a polygon that is not convex, or another
+        activation.
 
     Source
     ------

@@ -75,7 +75,8 @@ def network_lipschitz(
     key
         From `jax.random.key`, for the first directions.
     steps, rate
-        Of the ascent; a step tries a move of x by `rate` (falling to zero) times the spread of the starts (of one start: its size).
+        Of the ascent; a step tries a move of x by `rate` (falling to zero) times the spread of the starts
+        (of one start: its size).
     constants
         Lipschitz constants of further activations.
 

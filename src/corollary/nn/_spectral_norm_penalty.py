@@ -67,8 +67,8 @@ def spectral_norm_penalty(weights: PyTree, strength: Any = 1.0) -> Float[Array, 
 def spectral_decoupling(logits: Float[Array, "..."], strength: Any = 0.1) -> Float[Array, ""]:
     """(λ/2)‖logits‖² of one example, to be added to its loss; the gradient is λ·logits. O(classes).
 
-    When: cross-entropy leans on one feature alone. Every logit then has the same finite goal, so that features go on being
-    learnt until all examples reach it. Features that no example tells apart stay in the proportion they are learnt in.
+    When: cross-entropy leans on one feature alone. Every logit then has the same finite goal, so that features go on
+    being learnt until all examples reach it; features that no example tells apart keep their proportion.
     Over a batch, take the mean: ``jax.vmap(spectral_decoupling)(logits).mean()``.
 
     Parameters

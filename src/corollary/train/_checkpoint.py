@@ -1,8 +1,8 @@
 """Checkpoints that survive kill −9: written to a new name, synced, renamed, the directory synced; the last few kept.
 
 A checkpoint is a folder ``step-000000001000`` with the arrays in ``state.safetensors`` and all else, with a schema
-version and SHA-256 checksums of both, in ``state.json``. Reading runs no code. A torn, foreign or newer one is refused, and
-the one before it used, with a warning that says so. Cost: one copy of the run to the host and the disk's speed.
+version and SHA-256 checksums of both, in ``state.json``. Reading runs no code. A torn, foreign or newer one is refused,
+and the one before it used, with a warning that says so. Cost: one copy of the run to the host and the disk's speed.
 Arrays over several processes are gathered; process 0 writes, and all read the same folder.
 """
 

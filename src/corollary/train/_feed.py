@@ -219,7 +219,9 @@ class ArrayFeed(Feed):
             return None
         index = self._order(0)[used:]
         batch = jax.tree.map(lambda a: jnp.asarray(np.asarray(a[index])), self.arrays)
-        return batch if self.transform is None else self.transform(batch, _key({"seed": self.seed % 2**32, "step": used}))
+        return (
+            batch if self.transform is None else self.transform(batch, _key({"seed": self.seed % 2**32, "step": used}))
+        )
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         if not self.shuffle:

@@ -16,6 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from corollary.core import validation
@@ -64,7 +65,7 @@ def quantize_fp8(x: Any, name: str = "e4m3", *, scale: Any = None) -> Solution:
     """
     validation.one_of("e4m3", "e5m2")("name", name)
     x = finite("x", as_float(x))
-    if scale is not None and not isinstance(scale, jax.core.Tracer):
+    if scale is not None and not isinstance(scale, Tracer):
         at_least_zero("scale", scale, positive=True)
         if np.any(np.frexp(np.asarray(scale, dtype=float))[0] != 0.5):
             raise InputError(f"scale: found {scale}, expected a power of two")

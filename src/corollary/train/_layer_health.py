@@ -58,8 +58,8 @@ def layer_norms(params: PyTree, gradients: PyTree, updates: PyTree) -> LayerNorm
     trees = (params, gradients, updates)
     if len({jax.tree.structure(tree) for tree in trees}) != 1:
         raise InputError("gradients, updates: found another structure than params has, expected the same pytree")
-    parameter, gradient, update = ({p: norm(as_float(x)) for p, x in _named(t)} for t in trees)
-    ratio = {
+    parameter, gradient, update = (_norms(tree) for tree in trees)
+    ratio: dict[str, Any] = {
         p: jnp.where(parameter[p] > 0, u / jnp.where(parameter[p] > 0, parameter[p], 1), jnp.where(u > 0, jnp.inf, 0.0))
         for p, u in update.items()
     }
@@ -94,7 +94,8 @@ def effective_rank(matrix: Any) -> Float[Array, "..."]:
     matrix = as_float(matrix)
     if matrix.ndim < 2 or 0 in matrix.shape[-2:]:
         raise InputError(f"matrix: found shape {matrix.shape}, expected (..., m, n)")
-    sigma = jnp.linalg.svd(matrix, compute_uv=False)
+    narrow = jnp.finfo(matrix.dtype).bits < 32  # no factorisation in half precision
+    sigma = jnp.linalg.svd(matrix.astype(jnp.float32) if narrow else matrix, compute_uv=False)
     total = jnp.sum(sigma, axis=-1, keepdims=True)
     p = sigma / jnp.where(total > 0, total, 1)
     entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0), axis=-1)
@@ -104,6 +105,10 @@ def effective_rank(matrix: Any) -> Float[Array, "..."]:
 def effective_ranks(params: PyTree) -> dict[str, Numbers]:
     """`effective_rank` of every matrix of a pytree by its path; kernels of more axes as (all but the last, last)."""
     return {p: effective_rank(x.reshape(-1, x.shape[-1])) for p, x in _named(params) if x.ndim >= 2}
+
+
+def _norms(tree: PyTree) -> dict[str, Any]:
+    return {path: norm(as_float(x)) for path, x in _named(tree)}
 
 
 def _named(tree: PyTree) -> list[tuple[str, Any]]:

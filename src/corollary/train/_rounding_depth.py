@@ -133,7 +133,7 @@ def rounding_depth(
     return Solution(np.asarray(errors), {"error": certificate}, stats=stats)
 
 
-def _over(part: float, whole: float) -> float:
+def _over(part: Any, whole: Any) -> float:
     """part/whole; over 0 it is 0 or infinite."""
     if whole > 0:
         with np.errstate(over="ignore"):

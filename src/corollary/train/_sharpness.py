@@ -41,7 +41,8 @@ def sharpness(
     Parameters
     ----------
     loss
-        A scalar function of any pytree of floating arrays, twice differentiable.
+        A scalar function of any pytree of floating arrays, twice differentiable. Half-precision parameters are
+        differentiated through a cast, the vectors are float32.
     params, batch
         Where to look.
     key
@@ -97,8 +98,14 @@ def sharpness(
 def _lanczos(
     loss: Callable[..., Any], params: PyTree, batch: PyTree, key: Key[Array, ""], start: PyTree, steps: int
 ) -> tuple[Float[Array, ""], Float[Array, ""], PyTree, Float[Array, ""]]:
-    flat, unravel = ravel_pytree(start)
-    H = hessian_operator(loss, params, batch, key)
+    def wide(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x, tree)
+
+    def widened(at: PyTree, *rest: Any) -> Any:
+        return loss(jax.tree.map(lambda x, p: x.astype(p.dtype), at, params), *rest)
+
+    flat, unravel = ravel_pytree(wide(start))
+    H = hessian_operator(widened, wide(params), batch, key)
     run = lanczos_process(lambda v: ravel_pytree(H.mv(unravel(v)))[0], flat, steps)
     # Rows past a breakdown belong to no vector: they are put below every Ritz value.
     live = jnp.arange(steps, dtype=run.count.dtype) < run.count

@@ -671,6 +671,8 @@ def test_adamw_is_an_average_of_its_updates(x64):
     assert float(found.value["steps"]) == pytest.approx(1 / (lr * decay))
     assert float(found.value["epochs"]) == pytest.approx(50 / (lr * decay * 1000))
     assert float(found.value["weight_decay"]) == pytest.approx(50 / (lr * 5 * 1000))
+    with pytest.raises(InputError, match="learning_rate: found -1"):
+        T.adamw_timescale(jnp.asarray(-1.0), jnp.asarray(-0.1), 1, 10)
     double = T.adamw_timescale(lr, decay, 100, 1000, target_epochs=5.0).value["weight_decay"]
     assert float(double) == pytest.approx(2 * float(found.value["weight_decay"]))  # λ ∝ B
     # Constant gradients: AdamW's update is sign(g), and θ is the average of −u/λ with the window 1/(ηλ).
@@ -711,8 +713,8 @@ def test_local_rates_of_adam_and_rmsprop(dtype):
             assert found.value["adam"] == pytest.approx((root - 1) / (root + 1), rel=1e-5)
             assert found.value["rmsprop"] == pytest.approx((top - 1) / (top + 1), rel=1e-5)
             # e_t ~ (a + t)ρ^t: log(e/t) has the slope log ρ − a/t², a the transient's length, over t from 15 on.
-            assert found.stats["adam_fitted"] == pytest.approx(found.value["adam"], rel=1e-3)
-            assert found.stats["rmsprop_fitted"] == pytest.approx(found.value["rmsprop"], rel=1e-5)
+            assert found.stats["adam_fitted"] == pytest.approx(float(found.value["adam"]), rel=1e-3)
+            assert found.stats["rmsprop_fitted"] == pytest.approx(float(found.value["rmsprop"]), rel=1e-5)
             assert found.value["adam"] <= found.value["rmsprop"]
             assert found.certificates["order"].holds
             assert found.certificates["adam"].applies  # the run stays where Adam is linear

@@ -205,11 +205,12 @@ grads = jnp.asarray(np.random.default_rng(0).standard_normal((3, 8, 16)), jnp.fl
 out = []
 for devices in (1, 8):
     mesh = Mesh(np.asarray(jax.devices()[:devices]), ("data",))
+    make = lambda every: sharded_shampoo(0.1, mesh, every=every, block_size=4)
+    update = jax.jit(lambda every, g, state: make(every).update(g, state, grads[0]))
     for every in (1, 3):
-        optimizer = sharded_shampoo(0.1, mesh, every=every, block_size=4)
-        state, update = optimizer.init(grads[0]), jax.jit(optimizer.update)
+        state = make(1).init(grads[0])
         for g in grads:
-            updates, state = update(g, state, grads[0])
+            updates, state = update(every, g, state)
         out += [np.asarray(updates), np.asarray(state[0].traffic)]
     for optimizer in (muon(0.1), soap(0.1, every=1)):
         put = lambda g: jax.device_put(g, NamedSharding(mesh, P(None, "data")))

@@ -210,6 +210,13 @@ def test_presets_equal_the_chain_composed_by_hand():
         preset("yogi", 10)
     assert preset("yogi", 10, learning_rate=0.1).init(x)
     assert preset("barzilai_borwein", 10, learning_rate=0.1).init(x)  # the rate is its first step
+    with pytest.raises(InputError, match="warmup, floor: found one for 'barzilai_borwein'"):
+        preset("barzilai_borwein", 10, learning_rate=0.1, warmup=0.5)
+    settled = []
+    for asked in ({}, {"warmup": 0.5}):  # Ranger21's own ramp follows what is asked
+        opt, w = preset("ranger21", 10, **asked), jnp.ones(3)
+        settled.append(float(opt.update(w, opt.init(w), w)[0][0]))
+    assert settled[1] == pytest.approx(settled[0] * 2 / 5, rel=0.05)
     with pytest.raises(InputError, match="learning_rate: found a schedule"):
         preset("adamw", 10, learning_rate=rate)
     # SAM steps along the gradient uphill: that is the one to be clipped.

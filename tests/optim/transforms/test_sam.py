@@ -234,6 +234,8 @@ def test_zsharp(x64):
         assert kept.sum() == size - round(0.75 * size)  # the mask's share is exact
         assert z[kept].min() > z[~kept].max()  # the outliers stay
     np.testing.assert_allclose(np.linalg.norm(np.concatenate([np.ravel(moved["w"]), moved["b"]])), RHO, rtol=1e-12)
+    empty = {"a": jnp.zeros(0), "b": jnp.ones(2)}
+    assert opt.update(empty, opt.init(empty), empty, grad_fn=lambda q: q)[0]["a"].shape == (0,)
 
 
 def test_single_precision_and_refusals():

@@ -20,7 +20,7 @@ from corollary.core.certificate import Assumption, Certificate
 from corollary.core.solution import Solution, Status
 
 LAPACK: Any = scipy.linalg.lapack
-HALVINGS = 30
+HALVINGS = 60  # of a step that is 1/eps too long where P is singular along the free variables
 MANY, LOOKS, SETTLED = 256, 12, 3  # variables from which to look first, for how long, and unchanged for how long
 
 Array = np.ndarray

@@ -23,7 +23,7 @@ from corollary.optim.transforms._transform import after, counter, rule
 
 
 class MonitorState(NamedTuple):
-    """Counts of steps, spikes and norms averaged, the last norm, mean and variance of its logarithm, z, and the flag of this step."""
+    """Counts (steps, spikes, norms averaged), the last norm, mean and variance of its log, z, and this step's flag."""
 
     count: Array
     spikes: Array

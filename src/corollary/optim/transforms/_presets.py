@@ -126,10 +126,14 @@ def preset(
     limit = plan.clip if isinstance(clip, str) else clip
     given = {**dict(plan.settings), **settings}
     if plan.optimizer == "barzilai_borwein":
-        rate: Any = peak  # its first step; the others are its own
+        if schedule is not None or warmup is not None or floor:
+            raise InputError(f"schedule, warmup, floor: found one for {name!r}, expected none: its steps are its own")
+        rate: Any = peak  # the first step
     elif kind == "own":
         rate = peak
-        given = {"total_steps": total_steps, **given}
+        asked = {} if warmup is None else {"warmup_steps": round(warmup * total_steps)}
+        asked |= {"floor": floor * peak} if floor else {}
+        given = {"total_steps": total_steps, **asked, **given}
     else:
         rate = preset_schedule(kind, peak, total_steps, share, floor)
     method = optimizer(plan.optimizer, learning_rate=rate, **given)
@@ -148,7 +152,8 @@ def _clipped(method: optax.GradientTransformationExtraArgs, limit: Any) -> optax
             extra["grad_fn"] = lambda *args: clip.update(gradient(*args), optax.EmptyState())[0]
         return method.update(grads, state, params, **extra)
 
-    return optax.GradientTransformationExtraArgs(method.init, update)
+    pair: Any = (method.init, update)
+    return optax.GradientTransformationExtraArgs(*pair)
 
 
 def preset_schedule(kind: str, peak: Any, total_steps: int, warmup: float, floor: float) -> Any:

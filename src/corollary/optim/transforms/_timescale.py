@@ -54,14 +54,15 @@ def adamw_timescale(
     >>> [round(float(run.value[k]), 4) for k in ("steps", "epochs", "weight_decay")]
     [10000.0, 100.0, 0.2]
     """
+    learning_rate, weight_decay = float(learning_rate), float(weight_decay)
     check("learning_rate", learning_rate, 0.0, open_low=True)
     check("weight_decay", weight_decay, 0.0, open_low=True)
     validation.integer(1)("batch_size", batch_size)
     validation.integer(1)("data_size", data_size)
     if target_epochs is not None:
         check("target_epochs", target_epochs, 0.0, open_low=True)
-    lr, decay = jnp.asarray(float(learning_rate)), jnp.asarray(float(weight_decay))
-    validation.number(0.0, 1.0, open_low=True)("learning_rate·weight_decay", float(learning_rate) * float(weight_decay))
+    lr, decay = jnp.asarray(learning_rate), jnp.asarray(weight_decay)
+    validation.number(0.0, 1.0, open_low=True)("learning_rate·weight_decay", learning_rate * weight_decay)
     steps = 1 / (lr * decay)
     exact = -1 / jnp.log1p(-lr * decay)
     value = {"steps": steps, "epochs": steps * batch_size / data_size, "exact_steps": exact}

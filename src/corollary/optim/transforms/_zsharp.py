@@ -72,6 +72,8 @@ def zsharp(
 
 def zscore_mask(gradient: Array, share: Any) -> Array:
     """1 where |z| is not among the ``round(share·n)`` smallest of its layer, 0 elsewhere."""
+    if gradient.size == 0:
+        return gradient
     # The order of |z| is that of the distance from the mean: dividing by the deviation changes nothing.
     size = jnp.abs(gradient - jnp.mean(gradient))
     order = jnp.sort(size.ravel())

@@ -29,6 +29,7 @@ from corollary.core.solution import Solution
 from corollary.train._early_stopping import StoppingRule
 from corollary.train._feed import ArrayFeed
 from corollary.train._trainer import Trainer
+from corollary.train.estimators._standard import standard
 
 CHUNK = 512  # rows of one compiled prediction
 OPTIMIZERS = ("adam", "adamw", "sgd", "lion", "nadam")
@@ -130,7 +131,9 @@ class NetworkEstimator(Estimator):
         mean = float(rows.mean(dtype=np.float64))
         if not go_on:
             self.mean_, self.scale_ = self._moments(X, rows) if self.standardize else (0 * X[0], np.ones_like(X[0]))
-        data = {"x": self._standardized(X), "w": (rows / mean).astype(X.dtype)} | ({} if target is None else {"y": target})
+        data = {"x": self._standardized(X), "w": (rows / mean).astype(X.dtype)} | (
+            {} if target is None else {"y": target}
+        )
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         held = None
         if self.early_stopping and epochs is None:
@@ -352,31 +355,6 @@ def _optimizer(name: str) -> optax.GradientTransformation:
 
 
 # -------------------------------------------------------------------------------------------------- arrays
-
-
-def standard(X: np.ndarray, weight: np.ndarray, channels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted mean and standard deviation per column, or per channel where columns are places; safe at any scale.
-
-    Of a constant column the scale is its size. Sums are kept in float64: those of many float32 rows come to a halt.
-    """
-    if not weight.all():
-        X, weight = X[weight > 0], weight[weight > 0]
-    alike = X.shape[1] if channels is None else channels
-
-    def over(reduce: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:
-        return np.tile(reduce(values.reshape(-1, alike), axis=0), X.shape[1] // alike)
-
-    low, high = over(np.min, X.min(axis=0)), over(np.max, X.max(axis=0))
-    top = np.maximum(high, -low).astype(np.float64)
-    unit = np.where(top > 0, top, 1)
-    share = (weight / weight.max()).astype(np.float64)
-    share /= share.sum()
-    step = max(1, 2**20 // X.shape[1])
-    blocks = [(share[i : i + step], X[i : i + step]) for i in range(0, len(X), step)]
-    mean = over(np.mean, np.sum([w @ (x / unit) for w, x in blocks], axis=0))
-    scale = np.sqrt(over(np.mean, np.sum([w @ (x / unit - mean) ** 2 for w, x in blocks], axis=0)))
-    constant = (low == high) | (scale <= 10 * np.finfo(X.dtype).eps * np.abs(mean))
-    return (mean * unit).astype(X.dtype), np.where(constant, unit, scale * unit).astype(X.dtype)
 
 
 def _batch(limit: int, rows: int, *, exact: bool = False) -> int:

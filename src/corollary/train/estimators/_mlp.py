@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
+from jax.core import Tracer
 
 from corollary.core import validation
 from corollary.core.errors import InputError
@@ -62,9 +63,9 @@ class Perceptron(eqx.Module):
 
 
 def _layers(widths: tuple[int, ...], rectified: bool, key: Any) -> Iterator[Dense]:
-    """He's or Glorot's normal weights, cut at two deviations; drawn by NumPy, which compiles nothing for a new shape."""
+    """He's or Glorot's normal weights, cut at two deviations, drawn by NumPy: that compiles nothing for a new shape."""
     shapes = [(b, a) for a, b in itertools.pairwise(widths)]
-    if isinstance(key, jax.core.Tracer):  # only shapes are wanted
+    if isinstance(key, Tracer):  # only shapes are wanted
         yield from (Dense(jnp.zeros(shape), jnp.zeros(shape[0])) for shape in shapes)
         return
     generator = np.random.Generator(np.random.Philox(key=np.asarray(jax.random.key_data(key), np.uint64)))

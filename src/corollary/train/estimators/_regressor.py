@@ -10,7 +10,8 @@ from sklearn.base import RegressorMixin
 
 from corollary.core.certificate import Certificate
 from corollary.core.errors import InputError
-from corollary.train.estimators._base import NetworkEstimator, regression_loss, standard
+from corollary.train.estimators._base import NetworkEstimator, regression_loss
+from corollary.train.estimators._standard import standard
 
 
 class NetworkRegressor(RegressorMixin, NetworkEstimator):

@@ -65,7 +65,7 @@ def asynchronous_sgd(
     `Solution` whose value is the last iterate; ``history["step_norm"]`` has ‖x_{t+1} − x_t‖. A fixed number of steps
     is run, so the status is the step limit, or non-finite.
 
-    Certificates: with `curvature`, ``stable`` (theorem: ηλ is below the limit; it assumes a quadratic of that curvature).
+    Certificates: with `curvature`, ``stable`` (theorem: ηλ is below the limit; it assumes a quadratic).
 
     Raises
     ------

@@ -116,7 +116,7 @@ def local_sgd_drift(A: Any, c: Any, *, learning_rate: float, period: int) -> Sol
     if not isinstance(A, Tracer):
         skew = jnp.max(jnp.abs(A - jnp.swapaxes(A, 1, 2)))
         if float(skew) > float(rounding(jnp.max(jnp.abs(A)), 64.0)):
-            raise InputError(f"A: found a matrix that differs from its transpose by {float(skew):.2g}, expected symmetric")
+            raise InputError(f"A: found one that differs from its transpose by {float(skew):.2g}, expected symmetric")
     values, vectors = jnp.linalg.eigh(A)
     step = jnp.asarray(learning_rate).astype(A.dtype) * values
     contraction = 1 - step
