@@ -92,5 +92,8 @@ def test_damage_is_told(tmp_path):
     refused("expected images 'x'", tmp_path / "a.npz")
     (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04")
     refused("not a readable NPZ", tmp_path / "torn.npz")
+    with (tmp_path / "one.npz").open("wb") as file:
+        np.save(file, PIXELS)
+    refused("one array, not an archive", tmp_path / "one.npz")
     with pytest.raises(InputError, match="found complex128"):
         write_idx(tmp_path / "c", np.ones(2, complex))

@@ -102,7 +102,7 @@ def test_the_penalty_takes_a_kernel_over_its_outputs_and_numpy_weights():
 @pytest.mark.covers("sn-resnet")
 def test_the_inverse_at_zero_and_at_the_ends_of_the_range():
     net = nn.InvertibleResNet(3, 8, 2, c=0.5, key=KEY)
-    found = eqx.filter_jit(lambda y: net.inverse(y))(jnp.zeros(3))
+    found = eqx.filter_jit(net.inverse)(jnp.zeros(3))
     assert bool(found.holds & found.converged)
     np.testing.assert_allclose(net(found.value), 0, atol=1e-6)
     assert float(jnp.max(jnp.abs(found.value))) > 0.01

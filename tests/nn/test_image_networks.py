@@ -205,7 +205,7 @@ def test_alexnet():
     assert [s[0] for s in shapes(unpadded, image(1, 227, 227, 3))] == [55, 27, 13, 13, 13, 6]
     assert shapes(unpadded, image(1, 224, 224, 3))[0][0] == 54
     assert net.convs[0].kernel.shape == (11, 11, 3, 64)
-    assert eqx.filter_eval_shape(net, image(2, 224, 224, 3)).shape == (2, 1000)
+    assert eqx.filter_eval_shape(net, image(2, 224, 224, 3), inference=True).shape == (2, 1000)
 
 
 @pytest.mark.covers("vgg")
@@ -215,7 +215,7 @@ def test_vgg():
         assert nn.parameter_count(shape_of(nn.VGG, depth)) == count
     net = shape_of(nn.VGG, 11)
     assert [s[0] for s in shapes(net, image(1, 224, 224, 3))] == [112, 56, 28, 14, 7]
-    assert eqx.filter_eval_shape(net, image(1, 64, 64, 3)).shape == (1, 1000)
+    assert eqx.filter_eval_shape(net, image(1, 64, 64, 3), inference=True).shape == (1, 1000)
     two = [shape_of(nn.Conv, 64, 64, 3, use_bias=False)] * 2
     assert nn.receptive_field([(3,), (3,)]).size == 5
     assert nn.parameter_count(two) == 18 * 64**2

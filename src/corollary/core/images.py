@@ -166,9 +166,12 @@ def _cifar(path: pathlib.Path) -> Images:
 
 def _npz(path: pathlib.Path, split: str) -> Images:
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("one array, not an archive")
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
         raise InputError(f"source: {path.name} is not a readable NPZ file of plain arrays ({error})") from error
     pixels = next((arrays[n] for n in (f"x_{split}", "x", "X", "images", "pixels") if n in arrays), None)
     labels = next((arrays[n] for n in (f"y_{split}", "y", "labels", "target") if n in arrays), None)

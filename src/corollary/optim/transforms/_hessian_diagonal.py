@@ -88,7 +88,8 @@ def gauss_newton_bartlett(seed: int = 0) -> optax.GradientTransformationExtraArg
     Examples
     --------
     >>> estimate = gauss_newton_bartlett()
-    >>> loss = lambda w, key: jnp.mean(jax.nn.softplus(w) - jax.random.bernoulli(key, jax.nn.sigmoid(w), (8,)) * w)
+    >>> draw = lambda w, key: jax.random.bernoulli(key, jax.nn.sigmoid(w), (8,))
+    >>> loss = lambda w, key: jnp.mean(jax.nn.softplus(w) - jnp.where(draw(w, key), w, 0.0))
     >>> w = jnp.array(0.0)
     >>> h, _ = estimate.update(w, estimate.init(w), w, sampled_loss_fn=loss, batch_size=8)
     >>> bool(h >= 0)
