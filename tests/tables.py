@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from sklearn.base import BaseEstimator
 
-from corollary import factor, linalg, linear
+from corollary import factor, linalg, linear, train
+
+QUICK = {"max_iter": 40, "learning_rate": 0.05, "random_state": 0}  # of the networks
 
 
 def estimators() -> list[BaseEstimator]:
@@ -23,4 +25,11 @@ def estimators() -> list[BaseEstimator]:
         linear.LogisticRegression(tol=1e-13),
         linear.Ridge(),
         linear.RidgeCV(alphas=(0.1, 1.0, 10.0)),
+        train.Autoencoder(1, 4, **QUICK),
+        train.ConvNetClassifier(channels=(2,), **QUICK),
+        train.MLPClassifier(4, **QUICK),
+        train.MLPRegressor(4, **QUICK),
+        train.ResNetClassifier(depth=(1,), width=2, **QUICK),
+        train.SequenceClassifier(4, cell="gru", **QUICK),
+        train.SequenceForecaster(4, cell="gru", **QUICK),
     ]

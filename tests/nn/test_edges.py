@@ -32,7 +32,7 @@ def test_softmax_pool_has_the_derivative_of_its_formula(x64):
 
 def test_dropout_without_a_key_is_refused_and_inference_mode_is_obeyed():
     x = jnp.ones((2, 8, 3))
-    nets = (nn.TCN(3, (3,), dropout=0.5, key=KEY), nn.TextCNN(3, 2, filters=2, key=KEY))
+    nets = (nn.TCN(3, (3,), dropout=0.5, key=KEY), nn.TextCNN(3, 2, widths=(2,), filters=2, key=KEY))
     for net in nets:
         with pytest.raises(InputError, match=r"key: found None, expected a key for dropout of rate 0\.5"):
             net(x)

@@ -68,15 +68,15 @@ class NetworkEstimator(Estimator):
     """Base of the network estimators. A leaf gives `_build`, `_settings` and the loss; see `MLPClassifier`."""
 
     _common: ClassVar[dict[str, validation.Check]] = {
-        "alpha": validation.number(0),
+        "alpha": validation.number(0, 1e300),
         "batch_size": validation.integer(1),
         "optimizer": validation.one_of(*OPTIMIZERS),
-        "learning_rate": validation.number(0, open_low=True),
+        "learning_rate": validation.number(0, 1e300, open_low=True),
         "max_iter": validation.integer(1),
         "early_stopping": validation.flag,
         "validation_fraction": validation.number(0, 0.9, open_low=True),
         "n_iter_no_change": validation.integer(1),
-        "tol": validation.number(0),
+        "tol": validation.number(0, 1e300),
         "standardize": validation.flag,
         "verbose": validation.flag,
     }

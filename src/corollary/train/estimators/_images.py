@@ -100,6 +100,11 @@ class ImageClassifier(NetworkClassifier):
     def _least(self) -> int:
         return 1
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
     def _channels(self) -> int | None:
         shape = getattr(self, "image_shape_", None)
         return None if shape is None or self.n_features_in_ != math.prod(shape) else shape[2]

@@ -156,6 +156,11 @@ class SequenceClassifier(NetworkClassifier):
     def _channels(self) -> int:
         return int(self.n_channels)
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
 
 class SequenceForecaster(NetworkRegressor):
     """Predict what follows a window of a series: one number, or several at once.
@@ -286,6 +291,11 @@ class SequenceForecaster(NetworkRegressor):
 
     def _channels(self) -> int:
         return int(self.n_channels)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
 
 
 def windows(series: Any, length: int, horizon: int = 1) -> tuple[np.ndarray, np.ndarray]:
