@@ -1,8 +1,8 @@
 """Telemetry of a run within a budget: noise scale, sharpness, update ratios and effective ranks beside the training.
 
-When: always; it changes no bit of the run. A measurement is taken whenever the time spent on measuring is below `share`
-of the time since the run began, so the cost is what you said, whatever the model. Memory: two copies of the parameters,
-and ten while the sharpness is measured.
+When: always; it changes no bit of the run. A measurement is taken where the time spent on measuring, its own included,
+stays below `share` of the time since the run began, so the cost is what you said, whatever the model. Memory: two
+copies of the parameters, and ten while the sharpness is measured.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ class VitalSigns:
         self.history: list[dict[str, Any]] = []
         self.spent = 0.0
         self._began: float | None = None
+        self._last, self._cost = -1, 0.0
         self._loss: Any = None
         self._before: Any = None
         self._vector: Any = None
@@ -91,14 +92,15 @@ class VitalSigns:
     def __call__(self, event: Event) -> None:
         """Measure if the budget allows."""
         now = time.perf_counter()
-        if self._began is None:
-            self._began = now
-        if self.spent > self.share * (now - self._began):
+        if self._began is None or event.step < self._last:  # another run: its own time, its own share
+            self._began, self.spent = now, 0.0
+        self._last = event.step
+        if self.spent + self._cost > self.share * (now - self._began):  # the last one's cost is the next one's
             return
         row = self._measure(event)
         cost = time.perf_counter() - now
         if self.history:
-            self.spent += cost
+            self.spent, self._cost = self.spent + cost, cost
         else:
             self._began += cost  # compilation: neither the run's time nor a measurement's
         self.history.append({"step": event.step, "seconds": now - self._began, **row})
