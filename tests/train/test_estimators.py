@@ -134,7 +134,6 @@ def test_early_stopping_keeps_the_best_and_bounds_the_error():
     model.fit(X, Y)
     bound = model.certificates_["generalization"]
     assert bound.kind == "probabilistic"
-    assert bound.holds
     radius = np.sqrt(np.log(2 * len(model.validation_curve_) / 0.05) / (2 * 15))
     np.testing.assert_allclose(bound.bound, min(1, bound.measured + radius), rtol=1e-6)
     held_loss = model.validation_curve_

@@ -100,7 +100,7 @@ class Estimator(BaseEstimator):
     def _warn(self) -> None:
         failed = [f"{name}: {c.explain()}" for name, c in self.certificates_.items() if not np.all(c.holds)]
         solution = getattr(self, "solution_", None)
-        if solution is not None and not np.all(solution.converged):
+        if solution is not None and not np.all(solution.converged | (solution.status == Status.COMPLETED)):
             failed.insert(0, Status.text(solution.status))
         if failed:
             message = f"{type(self).__name__}: " + " | ".join(failed)

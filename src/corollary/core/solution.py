@@ -23,6 +23,7 @@ class Status:
     NON_FINITE = 2
     PRECISION = 3
     UNBOUNDED = 4
+    COMPLETED = 5
 
     TEXT = (
         "converged: the stopping certificate is within the tolerance",
@@ -30,6 +31,7 @@ class Status:
         "met a NaN or an infinity: a step too long or extreme scales; rescale the data or shorten the step",
         "no further progress at this precision: pass float64 data, or loosen tol",
         "no finite optimum: the objective falls without end (separable classes?); add a penalty",
+        "took the steps that were asked for; nothing is claimed of convergence",
     )
 
     @classmethod

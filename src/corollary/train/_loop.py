@@ -329,11 +329,13 @@ class _Run:
         }
         if self.resumed is not None:
             stats["resumed_from"] = self.resumed
-        status = Status.CONVERGED
+        status = Status.COMPLETED
         if self.failed:
             status = Status.NON_FINITE
-        elif self.interrupted or (self.options.stop is not None and not self.reason):
+        elif self.interrupted:
             status = Status.MAX_STEPS
+        elif self.options.stop is not None:
+            status = Status.CONVERGED if record.at and self._verdict().stop else Status.MAX_STEPS
         return Solution(trainer.model(chosen), certificates, status, self.step, stats, history)
 
     def _ending(self) -> str:

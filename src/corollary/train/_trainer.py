@@ -233,9 +233,9 @@ class Trainer:
             none. ``stats``: ``train_state``, ``state`` (the model's), ``averaged`` (the averaged model), ``skipped``,
             ``seconds``, ``stopped`` (why, a `Note`). Certificates: ``finite`` (monitor: no loss, gradient or parameter
             was non-finite at any step) and ``gradient_norm`` (an estimate from the last batch). Nothing is claimed of
-            optimality. Status: converged where the steps asked for were taken or the `stop` rule fired; at the step
-            limit where a `stop` rule was given and did not fire, or the caller interrupted; non-finite where a
-            non-finite step ended the run.
+            optimality. Status: converged only where a `stop` rule was given and fired; at the step limit where it did
+            not, or the caller interrupted; completed where the steps asked for were taken and no rule was given (that
+            claims nothing); non-finite where a non-finite step ended the run.
 
         Raises
         ------

@@ -93,7 +93,7 @@ class VitalSigns:
         """Measure if the budget allows."""
         now = time.perf_counter()
         if self._began is None or event.step < self._last:  # another run: its own time, its own share
-            self._began, self.spent = now, 0.0
+            self._began, self.spent, self._before = now, 0.0, None
         self._last = event.step
         if self.spent + self._cost > self.share * (now - self._began):  # the last one's cost is the next one's
             return
